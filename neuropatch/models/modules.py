@@ -1,0 +1,104 @@
+"""A layout resolved against a module tree: parameters of a transformers model in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from neuropatch.errors import ModelError
+from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.layout import Layout, TensorSlot
+
+
+def model_layout(model: nn.Module) -> Layout:
+    """The layout of a transformers model.
+
+    Raises:
+        ArchitectureError: If its architecture is unknown.
+        ModelError: If it is no transformers model.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        raise ModelError(
+            f"{type(model).__name__} has no transformers config", hint="pass a transformers model"
+        )
+    return Layout.from_config(config.to_dict())
+
+
+@dataclass(frozen=True)
+class ParameterSlot:
+    """One matrix inside a parameter of a model.
+
+    Attributes:
+        matrix: The matrix.
+        name: Name of the parameter.
+        parameter: The parameter, in its stored shape.
+        slot: Where in it the matrix lies.
+    """
+
+    matrix: MatrixId
+    name: str
+    parameter: nn.Parameter
+    slot: TensorSlot
+
+    def weight(self) -> torch.Tensor:
+        """The matrix as ``[out, in]``: a view for whole tensors, gathered rows for fused ones."""
+        stored = self.parameter.detach()
+        if self.slot.expert is not None:
+            stored = stored[self.slot.expert]
+        matrix = stored.T if self.slot.transposed else stored
+        rows = self.slot.row_map
+        if rows is None:
+            return matrix
+        return matrix[torch.from_numpy(rows.rows(np.arange(self.slot.shape[0])))]
+
+
+def resolve_parameters(
+    model: nn.Module, layout: Layout, matrices: list[MatrixId]
+) -> list[ParameterSlot]:
+    """Find the parameter of every matrix.
+
+    Raises:
+        ModelError: If a parameter is missing, misshapen, not loaded, or holds two of the
+            matrices in the same place (layers that share weights).
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = [_resolve(matrix, layout.memory(matrix), parameters) for matrix in matrices]
+    places: dict[tuple[int, int | None, int | None], MatrixId] = {}
+    for entry in found:
+        rows = entry.slot.row_map
+        place = (id(entry.parameter), entry.slot.expert, None if rows is None else rows.start)
+        other = places.setdefault(place, entry.matrix)
+        if other != entry.matrix:
+            raise ModelError(
+                f"{other} and {entry.matrix} share one tensor, '{entry.name}'",
+                hint="models whose layers share weights cannot be edited layer by layer",
+            )
+    return found
+
+
+def _resolve(
+    matrix: MatrixId, slot: TensorSlot, parameters: dict[str, nn.Parameter]
+) -> ParameterSlot:
+    name = next((name for name in slot.names if name in parameters), None)
+    if name is None:
+        raise ModelError(
+            f"the model has no parameter '{slot.names[0]}' for {matrix}",
+            hint="its modules are not those of a plain transformers model "
+            "(merge adapters, load without quantisation)",
+        )
+    parameter = parameters[name]
+    if tuple(parameter.shape) != slot.stored_shape:
+        raise ModelError(
+            f"parameter '{name}' has shape {tuple(parameter.shape)}, "
+            f"its config says {slot.stored_shape}",
+            hint="load the model without quantisation, or check its config",
+        )
+    if parameter.is_meta:
+        raise ModelError(
+            f"parameter '{name}' is not in memory", hint="load the model without offloading"
+        )
+    return ParameterSlot(matrix, name, parameter, slot)
