@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: finding, downloading and publishing models and patches."""
