@@ -186,7 +186,7 @@ def definition_for(model_type: str) -> ArchitectureDefinition:
         return definitions()[model_type]
     except KeyError:
         raise ArchitectureError(
-            f"the architecture '{model_type}' is not known",
+            f"the architecture {model_type!r} is not known",
             hint=f"known are {', '.join(sorted(definitions()))}",
         ) from None
 

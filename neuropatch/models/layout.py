@@ -41,6 +41,12 @@ class RowMap:
         """Rows of the tensor for rows of the role."""
         return (rows // self.size) * self.stride + self.start + rows % self.size
 
+    def find(self, rows: Index) -> tuple[NDArray[np.bool_], Index]:
+        """Which rows of the tensor are the role's ``[n]``, and the role's row of each of those."""
+        within = rows % self.stride - self.start
+        mine = (within >= 0) & (within < self.size)
+        return mine, ((rows // self.stride) * self.size + within)[mine]
+
 
 @dataclass(frozen=True)
 class TensorSlot:
@@ -69,6 +75,29 @@ class TensorSlot:
         height, width = self.stored_shape[-2:]
         flat = columns * width + rows if self.transposed else rows * width + columns
         return flat if self.expert is None else flat + self.expert * height * width
+
+    def find(self, offsets: Index) -> tuple[NDArray[np.bool_], Index, Index]:
+        """The inverse of :meth:`offsets` for any positions of the tensor.
+
+        Args:
+            offsets: Positions in the flattened tensor, ``[n]``.
+
+        Returns:
+            Which positions are the matrix's, ``[n]``, and the row and column of each of those.
+        """
+        height, width = self.stored_shape[-2:]
+        mine = np.ones(offsets.shape, dtype=bool)
+        if self.expert is not None:
+            mine = offsets // (height * width) == self.expert
+            offsets = offsets[mine] % (height * width)
+        rows, columns = np.divmod(offsets, width)
+        if self.transposed:
+            rows, columns = columns, rows
+        if self.row_map is not None:
+            inside, rows = self.row_map.find(rows)
+            columns = columns[inside]
+            mine[mine] = inside
+        return mine, rows, columns
 
 
 @dataclass(frozen=True)
@@ -126,7 +155,7 @@ class Layout:
             ArchitectureError: If the architecture is unknown, or a size is missing.
         """
         definition = definition_for(signature.model_type)
-        missing = set(definition.dimensions) - set(signature.dimensions) - {"experts"}
+        missing = set(definition.dimensions) - set(signature.dimensions)
         if missing:
             raise ArchitectureError(
                 f"the architecture signature lacks {', '.join(sorted(missing))}",
@@ -168,6 +197,11 @@ class Layout:
     def memory(self, matrix: MatrixId) -> TensorSlot:
         """Where a module tree holds the matrix: names of parameters."""
         return self._slot(matrix, self._check(matrix).roles[matrix.role].memory)
+
+    def layer_names(self, block: BlockId) -> tuple[str, ...]:
+        """Names that the block's layer may have, one for each prefix."""
+        place = {"layer": block.layer, "expert": block.expert}
+        return tuple(prefix.format(**place) for prefix in self._stack(block.stack).prefixes)
 
     def _stack(self, name: str) -> StackDefinition:
         for stack in self.definition.stacks:
@@ -220,9 +254,9 @@ class Layout:
         stored: tuple[int, ...] = (into, rows) if storage.transposed else (rows, into)
         if storage.stacked:
             stored = (self._experts(stack), *stored)
-        place = {"layer": matrix.layer, "expert": matrix.expert}
+        path = storage.path.format(expert=matrix.expert)
         return TensorSlot(
-            names=tuple(f"{p}.{storage.path}".format(**place) for p in stack.prefixes),
+            names=tuple(f"{layer}.{path}" for layer in self.layer_names(matrix.block)),
             shape=(out, into),
             stored_shape=stored,
             transposed=storage.transposed,
@@ -233,9 +267,16 @@ class Layout:
     def _fused(self, fused: Fused) -> tuple[int, RowMap]:
         """Total rows of a fused tensor, and one part's rows of it."""
         groups = self._size(fused.groups)
-        sizes = [self._size(part) // groups for part in fused.parts]
+        totals = [self._size(part) for part in fused.parts]
+        if any(total % groups for total in totals):
+            raise ArchitectureError(
+                f"fused parts of {', '.join(map(str, totals))} rows do not fall into "
+                f"{groups} equal groups",
+                hint="check config.json",
+            )
+        sizes = [total // groups for total in totals]
         start = sum(sizes[: fused.part])
-        return sum(sizes) * groups, RowMap(start, sizes[fused.part], sum(sizes))
+        return sum(totals), RowMap(start, sizes[fused.part], sum(sizes))
 
 
 def bind_dimensions(

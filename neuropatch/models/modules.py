@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from neuropatch.errors import ModelError
-from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.layout import Layout, TensorSlot
 
 
@@ -102,3 +102,20 @@ def _resolve(
             f"parameter '{name}' is not in memory", hint="load the model without offloading"
         )
     return ParameterSlot(matrix, name, parameter, slot)
+
+
+def resolve_layer(model: nn.Module, layout: Layout, block: BlockId) -> nn.Module:
+    """The module of a block's layer: attention and MLP together.
+
+    Raises:
+        ModelError: If the model has no such module.
+    """
+    names = layout.layer_names(block)
+    modules = dict(model.named_modules())
+    for name in names:
+        if name in modules:
+            return modules[name]
+    raise ModelError(
+        f"the model has no module '{names[0]}' for layer {block.layer}",
+        hint="its modules are not those of a plain transformers model",
+    )

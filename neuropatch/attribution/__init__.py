@@ -1,0 +1,1 @@
+"""Attribution scores of weights, accumulated in one forward and backward pass."""

@@ -1,0 +1,201 @@
+"""One scoring run: the top weights of several data sets, in as few passes as memory allows."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuropatch.attribution.accumulator import GradientAccumulator
+from neuropatch.attribution.plan import ScorePlan
+from neuropatch.attribution.selection import IndexSets, TopSelector
+from neuropatch.attribution.state import Position, RunState, to_sums
+from neuropatch.data.batching import Batch, batches
+from neuropatch.data.tokenize import Sample
+from neuropatch.errors import ModelError
+from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.layout import Layout
+from neuropatch.models.likelihood import sample_losses
+from neuropatch.models.modules import ParameterSlot, resolve_layer, resolve_parameters
+from neuropatch.progress import Progress, Silent
+
+SAVE_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to take of one data set: its samples, and the amount of top weights."""
+
+    samples: Sequence[Sample]
+    amount: float
+
+
+class TopWeightsRun:
+    """Finds, for every data set, the weights with the largest ``mean |W * dL/dW|``.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        layout: Its layout.
+        wanted: Data sets by name, in the order in which they are run.
+        scope: Within what the top weights are taken: ``matrix``, ``layer`` or ``model``.
+        plan: Windows of layers.
+        batch_tokens: Most tokens of a batch.
+        state: Where to save the run's state, or None.
+        progress: Told of every batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        wanted: Mapping[str, Wanted],
+        *,
+        scope: str,
+        plan: ScorePlan,
+        batch_tokens: int,
+        state: RunState | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._model = model
+        self._layout = layout
+        self._wanted = wanted
+        self._plan = plan
+        self._state = state
+        self._progress = progress or Silent()
+        self._batch_tokens = batch_tokens
+        matrices = [matrix for window in plan.windows for matrix in window]
+        self.selectors = {
+            name: TopSelector(layout, matrices, scope, one.amount) for name, one in wanted.items()
+        }
+        self._saved_at = time.monotonic()
+
+    def run(self) -> dict[str, IndexSets]:
+        """Score every data set; a saved state is continued.
+
+        An interrupted run with a state saves it before the interruption goes on.
+
+        Raises:
+            ModelError: If a loss or score is not finite.
+            OutputError: If the saved state belongs to another run.
+        """
+        start, sums = Position(), {}
+        if self._state is not None:
+            start, sums = self._state.load(self.selectors)
+        passes = [
+            (dataset, window)
+            for dataset in range(len(self._wanted))
+            for window in range(len(self._plan.windows))
+        ]
+        with _frozen(self._model):
+            for dataset, window in passes:
+                if (dataset, window) < (start.dataset, start.window):
+                    continue
+                here = (dataset, window) == (start.dataset, start.window)
+                position = start if here else Position(dataset, window)
+                self._score_window(position, to_sums(sums) if here else {})
+        return {name: selector.result() for name, selector in self.selectors.items()}
+
+    def _score_window(self, position: Position, sums: dict[str, torch.Tensor]) -> None:
+        name = list(self._wanted)[position.dataset]
+        matrices = self._plan.windows[position.window]
+        slots = resolve_parameters(self._model, self._layout, list(matrices))
+        accumulator = GradientAccumulator(self._model, slots)
+        if sums:
+            accumulator.load(sums, position.samples)
+        todo = list(batches(self._wanted[name].samples, batch_tokens=self._batch_tokens))
+        label = name
+        if len(self._plan.windows) > 1:
+            label += f", layers {position.window + 1}/{len(self._plan.windows)}"
+        self._progress.start(label, len(self._wanted[name].samples))
+        self._progress.advance(position.samples)
+        for done, batch in enumerate(todo[position.batches :], start=position.batches + 1):
+            with _whole() as interrupted:
+                self._score_batch(accumulator, batch, slots, matrices[0])
+                self._progress.advance(len(batch.lengths))
+                late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
+                if self._state is not None and (late or interrupted()):
+                    self._save(self._state, position, done, accumulator)
+        for matrix in matrices:
+            self.selectors[name].add(matrix, accumulator.score(matrix))
+
+    def _score_batch(
+        self,
+        accumulator: GradientAccumulator,
+        batch: Batch,
+        slots: Sequence[ParameterSlot],
+        first: MatrixId,
+    ) -> None:
+        batch = batch.to(slots[0].parameter.device)
+        lowest = resolve_layer(self._model, self._layout, first.block)
+        with _gradients_from(lowest), accumulator.recording(batch):
+            losses = sample_losses(self._model, batch)
+            bad = batch.rows[~torch.isfinite(losses)].tolist()
+            if bad:
+                raise ModelError(
+                    f"the loss of row {bad[0] + 1} is not finite",
+                    hint="the model overflows in this dtype; use --dtype float32",
+                )
+            losses.sum().backward()
+
+    def _save(
+        self, state: RunState, position: Position, done: int, accumulator: GradientAccumulator
+    ) -> None:
+        now = Position(position.dataset, position.window, done, accumulator.samples)
+        state.save(now, self.selectors, accumulator)
+        self._saved_at = time.monotonic()
+
+
+@contextmanager
+def _whole() -> Iterator[Callable[[], bool]]:
+    """Let an interrupt (Ctrl-C) wait for the end of the block.
+
+    In the middle of a batch some layers have its gradients and others not: such sums must not
+    be saved. Yields a function that says whether an interrupt is waiting.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield lambda: bool(waiting)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes a gradient inside the block; afterwards each is as it was."""
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])
+
+
+@contextmanager
+def _gradients_from(layer: nn.Module) -> Iterator[None]:
+    """Let the input of ``layer`` take gradients: the graph starts there, and not below."""
+
+    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+        hidden = kwargs["hidden_states"].detach().requires_grad_()
+        return args, {**kwargs, "hidden_states": hidden}
+
+    handle = layer.register_forward_pre_hook(start, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

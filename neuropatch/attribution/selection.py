@@ -1,0 +1,166 @@
+"""Exact, deterministic top-k over scores that arrive matrix by matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neuropatch.errors import ModelError, UsageError
+from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.layout import Layout
+
+SCOPES = ("matrix", "layer", "model")
+"""Within what the top weights are taken."""
+
+IndexSets = dict[MatrixId, NDArray[np.int64]]
+"""Sorted flat indices ``row * in + column`` of each matrix; matrices without any are absent."""
+
+
+def parse_amount(option: str, value: float) -> float:
+    """Check an amount: a fraction below 1, or a whole number of weights from 1 up.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if not math.isfinite(value) or value <= 0 or (value >= 1 and value != int(value)):
+        raise UsageError(
+            f"{option} is {value:g}",
+            hint="give a fraction between 0 and 1, or a whole number of weights",
+        )
+    return value
+
+
+def amount_of(value: float, numel: int) -> int:
+    """How many of ``numel`` weights an amount stands for: ``floor(value * numel)``, or a count."""
+    return min(int(value), numel) if value >= 1 else math.floor(value * numel)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The best weights so far of one group, in canonical order of coordinates."""
+
+    scores: torch.Tensor
+    matrix: torch.Tensor
+    index: torch.Tensor
+
+
+def _joined(a: _Candidates, b: _Candidates) -> _Candidates:
+    return _Candidates(
+        torch.cat([a.scores, b.scores.to(a.scores.device)]),
+        torch.cat([a.matrix, b.matrix.to(a.matrix.device)]),
+        torch.cat([a.index, b.index.to(a.index.device)]),
+    )
+
+
+class TopSelector:
+    """The top weights of every group, from scores seen once.
+
+    Ties at the boundary go to the lower coordinate, in canonical order of matrices, then rows,
+    then columns. A weight whose score is 0 is never selected: nothing says that it matters.
+
+    Args:
+        layout: The model's layout.
+        matrices: All matrices that will come, in the order in which they will come.
+        scope: One of :data:`SCOPES`.
+        amount: Fraction of each group's weights, or a count for each group.
+    """
+
+    def __init__(
+        self, layout: Layout, matrices: Sequence[MatrixId], scope: str, amount: float
+    ) -> None:
+        self._matrices = list(matrices)
+        self._order = {matrix: i for i, matrix in enumerate(self._matrices)}
+        self._scope = scope
+        sizes: dict[Hashable, int] = {}
+        for matrix in self._matrices:
+            group = self._group(matrix)
+            sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
+        self.counts = {group: amount_of(amount, size) for group, size in sizes.items()}
+        self._best: dict[Hashable, _Candidates] = {}
+
+    def _group(self, matrix: MatrixId) -> Hashable:
+        if self._scope == "matrix":
+            return matrix
+        return (matrix.stack, matrix.layer) if self._scope == "layer" else "model"
+
+    def add(self, matrix: MatrixId, score: torch.Tensor) -> None:
+        """See the scores ``[out, in]`` of one matrix.
+
+        Raises:
+            ModelError: If a score is not finite.
+        """
+        if not torch.isfinite(score).all():
+            raise ModelError(
+                f"scores of {matrix} are not finite",
+                hint="the model overflows in this dtype; use --dtype float32",
+            )
+        group = self._group(matrix)
+        k = self.counts[group]
+        if k == 0:
+            return
+        flat = score.reshape(-1)
+        index = top_indices(flat, k)
+        new = _Candidates(flat[index], torch.full_like(index, self._order[matrix]), index)
+        old = self._best.get(group)
+        if old is not None:
+            new = _joined(old, new)
+            keep = top_indices(new.scores, k)
+            new = _Candidates(new.scores[keep], new.matrix[keep], new.index[keep])
+        self._best[group] = new
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What has been kept so far, for saving: ``score``, ``matrix``, ``index``."""
+        best = list(self._best.values())
+        return {
+            "score": np.concatenate([b.scores.cpu().numpy() for b in best] or [_NO_SCORES]),
+            "matrix": np.concatenate([b.matrix.cpu().numpy() for b in best] or [_NONE]),
+            "index": np.concatenate([b.index.cpu().numpy() for b in best] or [_NONE]),
+        }
+
+    def load(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a saved state."""
+        for number in np.unique(state["matrix"]).tolist():
+            rows = state["matrix"] == number
+            score, *indices = (torch.from_numpy(state[k][rows]) for k in _COLUMNS)
+            part = _Candidates(score, *(i.view(torch.int64) for i in indices))
+            group = self._group(self._matrices[number])
+            old = self._best.get(group)
+            self._best[group] = part if old is None else _joined(old, part)
+
+    def result(self) -> IndexSets:
+        """The selected weights of every matrix."""
+        sets: IndexSets = {}
+        for best in self._best.values():
+            order, index = best.matrix.cpu().numpy(), best.index.cpu().numpy()
+            for number in np.unique(order):
+                sets[self._matrices[number]] = index[order == number]
+        return sets
+
+
+def top_indices(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Ascending indices of the ``k`` largest positive scores; ties go to the lower index.
+
+    ``torch.topk`` leaves ties to the backend, which would make two runs differ.
+
+    Args:
+        scores: ``[n]``, finite.
+        k: How many at the most.
+    """
+    k = min(k, len(scores))
+    threshold = torch.topk(scores, k, sorted=False).values.min()
+    above = torch.nonzero(scores > threshold).squeeze(1)
+    if threshold <= 0:
+        return torch.nonzero(scores > 0).squeeze(1)
+    level = torch.nonzero(scores == threshold).squeeze(1)[: k - len(above)]
+    return torch.cat([above, level]).sort().values
+
+
+_NONE: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+_NO_SCORES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+_COLUMNS = ("score", "matrix", "index")

@@ -1,0 +1,117 @@
+"""Saved state of a scoring run, so that a run that was cut off can go on.
+
+The state is one file in a folder of its own beside the output. It is bound to the run by a
+fingerprint of everything that decides the result: a state of another run is refused, never mixed
+in. Sums are saved in the order in which they were made, so a resumed run ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuropatch.attribution.accumulator import GradientAccumulator
+from neuropatch.attribution.selection import TopSelector
+from neuropatch.errors import OutputError
+from neuropatch.storage.dtypes import Array
+from neuropatch.storage.files import atomic_write
+from neuropatch.storage.safetensors_file import read_array, read_header, serialize_parts
+
+_KEY = "neuropatch_state"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        dataset: Position of the data set in work.
+        window: Position of the window of layers in work.
+        batches: Batches of that pass that are in the sums.
+        samples: Samples that are in the sums.
+    """
+
+    dataset: int = 0
+    window: int = 0
+    batches: int = 0
+    samples: int = 0
+
+
+class RunState:
+    """The saved state of one run.
+
+    Args:
+        folder: Where it is kept; made when it is first saved.
+        fingerprint: What the run is; a state with another one is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self._file = folder / "state.safetensors"
+        self._fingerprint = fingerprint
+
+    def load(self, selectors: Mapping[str, TopSelector]) -> tuple[Position, dict[str, Array]]:
+        """Where the run was cut off, and its sums; fills the selectors. The start if no state.
+
+        Raises:
+            OutputError: If the state belongs to another run.
+        """
+        if not self._file.exists():
+            return Position(), {}
+        header = read_header(self._file)
+        document = json.loads(header.metadata[_KEY])
+        if document["fingerprint"] != self._fingerprint:
+            raise OutputError(
+                f"{self.folder} holds the state of a run with another model, data or options",
+                hint="repeat that run's command, or delete the folder",
+            )
+        arrays = {name: read_array(self._file, info) for name, info in header.tensors.items()}
+        for name, selector in selectors.items():
+            prefix = f"selected.{name}."
+            selector.load(
+                {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+            )
+        sums = {
+            name.removeprefix("sum."): array
+            for name, array in arrays.items()
+            if name.startswith("sum.")
+        }
+        return Position(**document["position"]), sums
+
+    def save(
+        self,
+        position: Position,
+        selectors: Mapping[str, TopSelector],
+        accumulator: GradientAccumulator | None,
+    ) -> None:
+        """Write the state, replacing the one before only when it is complete."""
+        sums = {} if accumulator is None else accumulator.state()
+        tensors: dict[str, Array] = {f"sum.{n}": t.cpu().numpy() for n, t in sums.items()}
+        for name, selector in selectors.items():
+            for column, array in selector.state().items():
+                # Indices are never negative, and the format of patches has no signed integers.
+                unsigned = array.view("u8") if array.dtype.kind == "i" else array
+                tensors[f"selected.{name}.{column}"] = unsigned
+        document = {"fingerprint": self._fingerprint, "position": asdict(position)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._file, serialize_parts(tensors, {_KEY: json.dumps(document)}))
+
+    def remove(self) -> None:
+        """Forget the state of a run that is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    """Saved sums as tensors."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def fingerprint_of(document: Mapping[str, Any]) -> str:
+    """A canonical text of what decides a run's result."""
+    return json.dumps(document, sort_keys=True)

@@ -1,0 +1,265 @@
+"""SPIN: suppress the weights that conflicting data sets share and general ability does not need.
+
+Source: arXiv 2410.16672 (first version: DEAN), ACL 2025. With ``L(x)`` the mean negative log
+likelihood of a sample's response tokens given its prompt,
+
+    I(W_ij; D) = mean over samples x in D of | W_ij * dL(x)/dW_ij |            (the SNIP score)
+
+In every matrix (or layer, or the model: ``scope``), ``T_g`` are the top ``floor(p * numel)``
+weights by the score on the general set, and ``T_1, T_2, ...`` the top ``floor(q * numel)`` by the
+scores on the conflicting sets. The weights of ``(T_1 and T_2 and ...) minus T_g`` become 0.
+
+Where the paper and its released code differ, this follows the paper: the released code compares
+masks ordered by two different sorted lists, which is not the intersection of the two sets of
+weights, and it drops the response's first token where the tokenizer adds no BOS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from neuropatch.attribution.plan import ScorePlan, available_memory, plan_scores
+from neuropatch.attribution.run import TopWeightsRun, Wanted
+from neuropatch.attribution.selection import SCOPES, IndexSets, amount_of, parse_amount
+from neuropatch.attribution.state import RunState, fingerprint_of
+from neuropatch.data.corpus import Corpus
+from neuropatch.errors import SelectionError, UsageError
+from neuropatch.kernels import backends
+from neuropatch.methods._base import Inputs, Limits, Localization, Method
+from neuropatch.models.coordinates import MatrixId, parse_target
+from neuropatch.models.layout import Layout
+from neuropatch.models.modules import model_layout, resolve_parameters
+from neuropatch.patch.edits import WeightEdit
+from neuropatch.patch.metadata import PatchMetadata
+from neuropatch.patch.patch import NeuronPatch
+from neuropatch.patch.runtime import to_numpy
+from neuropatch.provenance import library_versions
+
+GENERAL = "general"
+
+
+@dataclass(frozen=True)
+class SpinConfig:
+    """SPIN's parameters.
+
+    Attributes:
+        p: Amount of weights that the general set protects: a fraction, or a count from 1 up.
+        q: Amount of weights taken of each conflicting set, likewise.
+        target: Roles: ``mlp`` (the paper's), ``attn``, ``all``, or role names.
+        scope: Within what amounts are counted: ``matrix`` (the paper's), ``layer`` or ``model``.
+
+    Raises:
+        UsageError: If a parameter is out of range.
+    """
+
+    p: float = 5e-7
+    q: float = 5e-7
+    target: str = "mlp"
+    scope: str = "matrix"
+
+    def __post_init__(self) -> None:
+        parse_amount("--p", self.p)
+        parse_amount("--q", self.q)
+        parse_target(self.target)
+        if self.scope not in SCOPES:
+            raise UsageError(f"unknown scope '{self.scope}'", hint=f"choose {', '.join(SCOPES)}")
+
+
+def localize(inputs: Inputs, config: SpinConfig) -> Localization:
+    """Find the coupled weights and make the patch that zeroes them.
+
+    Args:
+        inputs: At least two conflicting data sets and a general one.
+        config: SPIN's parameters.
+
+    Raises:
+        UsageError: If a data set is missing.
+        SelectionError: If no weight is selected.
+        ResourceError: If the scores do not fit the memory.
+    """
+    general = inputs.general
+    if len(inputs.datasets) < 2 or general is None:
+        raise UsageError(
+            "spin compares data sets that conflict",
+            hint="give at least two --dataset NAME=FILE, and --general FILE",
+        )
+    if GENERAL in inputs.datasets:
+        raise UsageError(
+            f"a conflicting data set cannot be called '{GENERAL}'", hint="choose another NAME"
+        )
+    layout = model_layout(inputs.model)
+    matrices = layout.matrices(parse_target(config.target))
+    wanted = {name: Wanted(corpus.samples, config.q) for name, corpus in inputs.datasets.items()}
+    wanted[GENERAL] = Wanted(general.samples, config.p)
+    notes = _empty_selections(layout, config)
+    plan = _plan(inputs.model, layout, matrices, inputs.limits)
+    inputs.note(f"plan: {plan.sentence()}")
+    corpora = [*inputs.datasets.values(), general]
+    metadata = _metadata(inputs, layout, corpora, config)
+    run = TopWeightsRun(
+        inputs.model,
+        layout,
+        wanted,
+        scope=config.scope,
+        plan=plan,
+        batch_tokens=inputs.limits.batch_tokens,
+        state=_state(inputs.limits, metadata, plan),
+        progress=inputs.progress,
+    )
+    sets = run.run()
+    protected = sets.pop(GENERAL)
+    coupled = coupled_sets(sets, protected)
+    statistics = _statistics(sets, protected, coupled)
+    if not coupled:
+        raise SelectionError(
+            f"no weight is left: the data sets share {statistics['shared']} of their top weights, "
+            "and the general set protects all of them",
+            hint="raise --q, lower --p, or use --scope model",
+        )
+    edits = tuple(_zero(inputs.model, layout, matrix, flat) for matrix, flat in coupled.items())
+    return Localization(NeuronPatch(metadata, edits), tuple(notes), statistics)
+
+
+def coupled_sets(conflicting: Mapping[str, IndexSets], general: IndexSets) -> IndexSets:
+    """SPIN's coupled weights: in every conflicting set, and not in the general one.
+
+    Args:
+        conflicting: Top weights of each conflicting data set.
+        general: Top weights of the general data set.
+    """
+    none: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    first, *rest = conflicting.values()
+    coupled: IndexSets = {}
+    for matrix, chosen in first.items():
+        for other in rest:
+            chosen = np.intersect1d(chosen, other.get(matrix, none), assume_unique=True)
+        chosen = np.setdiff1d(chosen, general.get(matrix, none), assume_unique=True)
+        if len(chosen):
+            coupled[matrix] = chosen
+    return coupled
+
+
+def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
+    """Sentences on groups of which an amount is no weight at all.
+
+    Raises:
+        SelectionError: If that holds for every group, so that nothing can be selected.
+    """
+    sizes: dict[Any, int] = {}
+    for matrix in layout.matrices(parse_target(config.target)):
+        group = {"matrix": matrix, "layer": matrix[:2], "model": None}[config.scope]
+        sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
+    notes = []
+    for option, amount in (("--q", config.q), ("--p", config.p)):
+        empty = sum(amount_of(amount, size) == 0 for size in sizes.values())
+        if not empty:
+            continue
+        if empty == len(sizes) and option == "--q":
+            raise SelectionError(
+                f"{option} {amount:g} selects no weight: of the {max(sizes.values()):,} weights "
+                f"of the largest {config.scope} that fraction is less than one",
+                hint=f"use {option} {math.ceil(1e8 / min(sizes.values())) / 1e8:.1e} or more, "
+                f"a count such as {option} 10, or --scope model",
+            )
+        what = "takes no weight from" if option == "--q" else "protects no weight in"
+        notes.append(f"{option} {amount:g} {what} {empty} of {len(sizes)} ({config.scope} scope)")
+    return notes
+
+
+def _check(layout: Layout, config: SpinConfig) -> None:
+    _empty_selections(layout, config)
+
+
+def _plan(model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Limits) -> ScorePlan:
+    parameters = list(model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    budget = limits.memory
+    if budget is None:
+        device = parameters[0].device
+        if device.type == "cuda":
+            budget = torch.cuda.mem_get_info(device)[0] + weights
+        else:
+            budget = available_memory() + weights
+    return plan_scores(
+        layout,
+        matrices,
+        weights=weights,
+        batch_tokens=limits.batch_tokens,
+        item_size=parameters[0].element_size(),
+        budget=budget,
+    )
+
+
+def _metadata(
+    inputs: Inputs, layout: Layout, corpora: list[Corpus], config: SpinConfig
+) -> PatchMetadata:
+    parameters = {
+        "p": config.p,
+        "q": config.q,
+        "target": config.target,
+        "scope": config.scope,
+        "seed": inputs.seed,
+        "dtype": str(next(inputs.model.parameters()).dtype).removeprefix("torch."),
+        "batch_tokens": inputs.limits.batch_tokens,
+        "conflicting": list(inputs.datasets),
+    }
+    return PatchMetadata(
+        architecture=layout.signature,
+        base_model=inputs.base_model,
+        method={"name": METHOD.name, "paper": METHOD.paper, "parameters": parameters},
+        datasets=tuple(corpus.record() for corpus in corpora),
+        versions=library_versions(),
+        kernels={backend.op: backend.backend for backend in backends()},
+    )
+
+
+def _state(limits: Limits, metadata: PatchMetadata, plan: ScorePlan) -> RunState | None:
+    if limits.resume is None:
+        return None
+    windows = [len(window) for window in plan.windows]
+    return RunState(limits.resume, fingerprint_of({**metadata.to_json(), "windows": windows}))
+
+
+def _zero(
+    model: nn.Module, layout: Layout, matrix: MatrixId, flat: NDArray[np.int64]
+) -> WeightEdit:
+    width = layout.shape(matrix)[1]
+    rows, columns = flat // width, flat % width
+    slot = resolve_parameters(model, layout, [matrix])[0]
+    weight = slot.weight()[torch.from_numpy(rows), torch.from_numpy(columns)]
+    return WeightEdit.build(matrix, "zero", rows, columns, to_numpy(weight))
+
+
+def _statistics(
+    sets: Mapping[str, IndexSets], protected: IndexSets, coupled: IndexSets
+) -> dict[str, Any]:
+    shared = coupled_sets(sets, {})
+
+    def count(one: IndexSets) -> int:
+        return sum(len(index) for index in one.values())
+
+    return {
+        "selected": {name: count(one) for name, one in sets.items()},
+        "protected": count(protected),
+        "shared": count(shared),
+        "edited": count(coupled),
+        "matrices": len(coupled),
+    }
+
+
+METHOD = Method(
+    name="spin",
+    paper="arXiv 2410.16672",
+    granularity="weights",
+    config=SpinConfig,
+    check=_check,
+    run=localize,
+)

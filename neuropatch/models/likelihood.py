@@ -1,0 +1,63 @@
+"""Likelihood of responses under a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from neuropatch.data.batching import IGNORE_INDEX, Batch
+
+
+@contextmanager
+def logits_only_at(model: nn.Module, wanted: torch.Tensor) -> Iterator[None]:
+    """Compute logits at some positions only, for the length of a ``with`` block.
+
+    The output embedding is the widest layer of a small model; positions whose prediction does
+    not count need not pass it. Inside the block the model's logits have shape ``[1, N, V]``.
+
+    Args:
+        model: A transformers model with an output embedding.
+        wanted: ``[B, T]`` bool with ``N`` true positions.
+    """
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+
+    def pick(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (args[0][wanted].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def sample_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean negative log likelihood of each sample's labels, in nats per token.
+
+    This is ``L(x)`` of SPIN (arXiv 2410.16672, section 3): the mean over the response tokens of
+    one sample, given its prompt.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Samples on the model's device.
+
+    Returns:
+        ``[B]`` in float32 (float64 for a float64 model), differentiable.
+    """
+    wanted = batch.targets != IGNORE_INDEX
+    with logits_only_at(model, wanted):
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).logits
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    nll = F.cross_entropy(logits[0], batch.targets[wanted], reduction="none")
+    # Spread back over [B, T] and summed by row: unlike index_add, the same on every run.
+    spread = nll.new_zeros(wanted.shape)
+    spread[wanted] = nll
+    return spread.sum(dim=1) / wanted.sum(dim=1)

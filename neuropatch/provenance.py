@@ -1,0 +1,29 @@
+"""What produced a result: versions of the libraries that had a part in it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from neuropatch._version import __version__
+
+LIBRARIES: tuple[str, ...] = (
+    "huggingface-hub",
+    "ml_dtypes",
+    "numpy",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+"""Distributions whose versions can change a result."""
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, neuropatch and the installed libraries, none of which is imported."""
+    versions = {"neuropatch": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
