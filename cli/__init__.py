@@ -1,0 +1,1 @@
+"""The command line of neuropatch, installed as ``neuropatch.cli``."""
