@@ -2,14 +2,15 @@
 
 The state is one file in a folder of its own beside the output. It is bound to the run by a
 fingerprint of everything that decides the result: a state of another run is refused, never mixed
-in. Sums are saved in the order in which they were made, so a resumed run ends with the same bytes.
+in. Whoever named the folder removes it once the result is safe. Sums are saved in the order in
+which they were made, so a resumed run ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,6 @@ class RunState:
         document = {"fingerprint": self._fingerprint, "position": asdict(position)}
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(self._file, serialize_parts(tensors, {_KEY: json.dumps(document)}))
-
-    def remove(self) -> None:
-        """Forget the state of a run that is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:

@@ -119,11 +119,7 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
     coupled = coupled_sets(sets, protected)
     statistics = _statistics(sets, protected, coupled)
     if not coupled:
-        raise SelectionError(
-            f"no weight is left: the data sets share {statistics['shared']} of their top weights, "
-            "and the general set protects all of them",
-            hint="raise --q, lower --p, or use --scope model",
-        )
+        raise _nothing_left(statistics)
     edits = tuple(_zero(inputs.model, layout, matrix, flat) for matrix, flat in coupled.items())
     return Localization(NeuronPatch(metadata, edits), tuple(notes), statistics)
 
@@ -236,6 +232,20 @@ def _zero(
     slot = resolve_parameters(model, layout, [matrix])[0]
     weight = slot.weight()[torch.from_numpy(rows), torch.from_numpy(columns)]
     return WeightEdit.build(matrix, "zero", rows, columns, to_numpy(weight))
+
+
+def _nothing_left(statistics: Mapping[str, Any]) -> SelectionError:
+    shared = statistics["shared"]
+    if not shared:
+        return SelectionError(
+            "no weight is left: the data sets share none of their top weights",
+            hint="raise --q, or use --scope model",
+        )
+    return SelectionError(
+        f"no weight is left: the data sets share {shared} of their top weights, and the general "
+        "set protects all of them",
+        hint="raise --q or lower --p",
+    )
 
 
 def _statistics(

@@ -46,7 +46,10 @@ class ParameterSlot:
 
     def weight(self) -> torch.Tensor:
         """The matrix as ``[out, in]``: a view for whole tensors, gathered rows for fused ones."""
-        stored = self.parameter.detach()
+        return self.view_of(self.parameter.detach())
+
+    def view_of(self, stored: torch.Tensor) -> torch.Tensor:
+        """The matrix's share of any tensor that is laid out like the parameter, ``[out, in]``."""
         if self.slot.expert is not None:
             stored = stored[self.slot.expert]
         matrix = stored.T if self.slot.transposed else stored

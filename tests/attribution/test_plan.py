@@ -1,0 +1,91 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuropatch.attribution.plan import available_memory, format_size, parse_size, plan_scores
+from neuropatch.errors import ResourceError, UsageError
+
+
+def plan(layout, budget, **options):
+    defaults = {"weights": 1000, "batch_tokens": 1, "item_size": 4}
+    return plan_scores(
+        layout, layout.matrices(("gate", "up", "down")), budget=budget, **{**defaults, **options}
+    )
+
+
+def test_one_window_when_everything_fits(make_layout):
+    layout = make_layout("llama", num_hidden_layers=6)
+    whole = plan(layout, 10**9)
+    assert len(whole.windows) == 1
+    assert whole.scores == 6 * 3 * 12 * 20 * 4
+    assert "one pass" in whole.sentence()
+
+
+@given(extra=st.integers(0, 20_000))
+def test_windows_cover_all_layers_in_order_within_the_budget(make_layout, extra):
+    layout = make_layout("llama", num_hidden_layers=7)
+    layer = 3 * 12 * 20 * 4
+    smallest = plan(layout, 10**9).total - 7 * layer + layer
+    found = plan(layout, smallest + extra)
+    assert [m for window in found.windows for m in window] == layout.matrices(
+        ("gate", "up", "down")
+    )
+    assert found.total <= smallest + extra
+    assert found.scores == max(len(window) for window in found.windows) // 3 * layer
+    # As few passes as that room allows.
+    per_window = (layer + extra) // layer
+    assert len(found.windows) == -(-7 // min(per_window, 7))
+
+
+def test_less_than_one_layer_is_an_error_that_says_what_is_needed(make_layout):
+    layout = make_layout("llama")
+    needed = plan(layout, 10**9).total - 3 * 12 * 20 * 4
+    with pytest.raises(ResourceError, match="needs about") as caught:
+        plan(layout, needed - 1)
+    assert "--max-memory" in caught.value.hint
+
+
+def test_a_fused_tensor_is_counted_once(make_layout):
+    layout = make_layout("gpt2")
+    found = plan_scores(
+        layout,
+        layout.matrices(("q", "k", "v")),
+        weights=0,
+        batch_tokens=1,
+        item_size=4,
+        budget=10**9,
+    )
+    assert found.scores == 2 * 12 * 36 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("512MiB", 2**29),
+        ("1.5 GB", 1_500_000_000),
+        ("4096", 4096),
+        ("2g", 2**31),
+    ],
+)
+def test_sizes_are_parsed(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8 apples", "-1GB", "0", "nan", "1e400GB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_size(text)
+
+
+def test_sizes_are_formatted():
+    assert [format_size(n) for n in (0, 999, 538_090_408, 2.1e13)] == [
+        "0 B",
+        "999 B",
+        "538 MB",
+        "21 TB",
+    ]
+
+
+def test_available_memory_is_what_the_kernel_says():
+    assert 0 < available_memory() < 2**50
