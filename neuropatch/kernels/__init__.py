@@ -1,0 +1,11 @@
+"""Operators with compiled kernels, a reference in PyTorch, and one dispatch between them.
+
+``NEUROPATCH_KERNELS`` forces an implementation: ``auto`` (the default), ``reference``,
+``portable``, ``avx2`` or ``avx512``.
+"""
+
+from __future__ import annotations
+
+from neuropatch.kernels._ops import KernelBackend, backends, snip_accumulate_
+
+__all__ = ["KernelBackend", "backends", "snip_accumulate_"]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuropatch.errors import UsageError
+from neuropatch.kernels import KernelBackend, _ops, backends, snip_accumulate_
+
+
+def test_every_operator_is_reported_once():
+    assert [backend.op for backend in backends()] == list(_ops.SCHEMAS)
+
+
+def test_auto_takes_the_best(choose_path, instruction_sets):
+    choose_path("auto")
+    (backend,) = backends()
+    if instruction_sets:
+        assert backend.backend == instruction_sets[0]
+        assert "widest instruction set" in backend.reason
+    else:
+        assert backend.backend == "reference"
+        assert "the compiled extension" in backend.reason
+
+
+def test_an_empty_variable_means_auto(choose_path):
+    choose_path("auto")
+    auto = backends()
+    choose_path("")
+    assert backends() == auto
+
+
+def test_forced(path):
+    reason = f"forced by NEUROPATCH_KERNELS={path}"
+    assert backends() == (KernelBackend("snip_accumulate_", path, reason),)
+
+
+def test_an_unavailable_choice_is_an_error(choose_path, make_tensors):
+    choose_path("sse9")
+    with pytest.raises(UsageError, match="NEUROPATCH_KERNELS=sse9 is not available") as caught:
+        backends()
+    assert "auto, reference" in caught.value.hint
+    with pytest.raises(UsageError, match="NEUROPATCH_KERNELS=sse9"):
+        snip_accumulate_(*make_tensors(2, 3, [4]))
+
+
+def test_schemas_match_the_registered_ones():
+    for name, text in _ops.SCHEMAS.items():
+        assert str(getattr(torch.ops.neuropatch, name).default._schema) == f"neuropatch::{text}"
+
+
+def test_schemas_match_the_source():
+    source = Path(__file__).parents[2] / "csrc/common/schemas.cpp"
+    with_tensors = [s for s in re.findall(r'm\.def\("(.*)"\)', source.read_text()) if "Tensor" in s]
+    assert with_tensors == list(_ops.SCHEMAS.values())
+
+
+def test_a_missing_extension_is_explained(tmp_path):
+    reason = _ops.load_extension(tmp_path / "_C.abi3.so")
+    assert "is missing" in reason
+    assert "NEUROPATCH_BUILD=1" in reason
+
+
+def test_an_extension_that_does_not_load_is_explained(tmp_path):
+    broken = tmp_path / "_C.abi3.so"
+    broken.write_bytes(b"not a library")
+    reason = _ops.load_extension(broken)
+    assert f"cannot be loaded by torch {torch.__version__}" in reason
+    assert str(broken) in reason
+
+
+WITHOUT_EXTENSION = """
+import pathlib, sys
+package = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(package))
+import torch
+from neuropatch.errors import UsageError
+from neuropatch.kernels import backends, snip_accumulate_
+assert backends()[0].backend == "reference", backends()
+assert "is missing" in backends()[0].reason
+score = torch.zeros(2, 3)
+arguments = (score, torch.ones(5, 2), -torch.ones(5, 3), torch.tensor([0, 2, 5]))
+snip_accumulate_(*arguments)
+torch.ops.neuropatch.snip_accumulate_(*arguments)
+assert torch.equal(score, torch.full((2, 3), 10.0))
+import os
+os.environ["NEUROPATCH_KERNELS"] = "avx2"
+try:
+    backends()
+except UsageError as error:
+    assert "choose one of auto, reference; the compiled extension is missing" in error.hint
+else:
+    raise AssertionError("a missing kernel was accepted")
+"""
+
+
+def test_everything_works_without_the_extension(tmp_path):
+    """In a copy of the package that has Python files only, in a process of its own."""
+    package = Path(_ops.__file__).parents[1]
+    for source in [package / "errors.py", *(package / "kernels").glob("*.py")]:
+        target = tmp_path / "neuropatch" / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    (tmp_path / "neuropatch/__init__.py").touch()
+    environment = {k: v for k, v in os.environ.items() if k != _ops.ENVIRONMENT_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTENSION, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
