@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from neuropatch.errors import ModelError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
+# What transformers raises for files that hold nonsense, or that need a package that is missing.
+_SPOKEN = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+_LOADING_ERRORS = (*_SPOKEN, KeyError, TypeError, AttributeError, ArithmeticError)
 
 
 def parse_dtype(dtype: str) -> torch.dtype | str:
@@ -52,15 +68,15 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: If the folder has none that loads.
     """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{folder} has no tokenizer",
+            hint="copy tokenizer.json and tokenizer_config.json of the model into it",
+        )
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"{folder}: its tokenizer does not load, {_first_line(error)}",
-            hint="copy tokenizer.json and tokenizer_config.json into the folder",
-        ) from error
+    with _loading(f"{folder}: its tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:
@@ -76,33 +92,65 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
         UsageError: If dtype or device are unknown.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    # One bar a shard of a library's own loading is no progress of the user's job.
-    logging.disable_progress_bar()
     where = parse_device(device)
-    try:
+    with _loading(f"{folder}: the model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=parse_dtype(dtype),
             local_files_only=True,
             use_safetensors=True,
+            # Reported instead of raised, so that the message below can name them.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
+            # False, not left out: transformers would ask on the terminal.
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder}: the model does not load, {_first_line(error)}",
-            hint="check that transformers loads it as a causal language model",
-        ) from error
-    # A missing weight would be filled with random numbers, and every result with it.
+    # Such weights are filled with random numbers, which would decide every result.
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
             hint="the checkpoint is incomplete, or not a causal language model",
         )
+    misshapen = sorted(report["mismatched_keys"])
+    if misshapen:
+        name, stored, wanted = misshapen[0]
+        raise ModelError(
+            f"{folder}: the shapes of {len(misshapen)} weights are not those of config.json, such "
+            f"as '{name}': {list(stored)}, and not {list(wanted)}",
+            hint="use the config.json that belongs to these weights",
+        )
     return model.to(where).eval()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Let transformers load in silence; what it raises becomes one line about ``what``."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    # One bar a shard of a library's own loading is no progress of the user's job.
+    logging.disable_progress_bar()
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _LOADING_ERRORS as error:
+        raise ModelError(
+            f"{what} does not load: {_reason(error)}",
+            hint="check that transformers loads it from this folder without remote code",
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).strip()
+    first = said.splitlines()[0].rstrip(" :") if said else ""
+    if first and isinstance(error, _SPOKEN):
+        return first
+    return f"{type(error).__name__} {first}".rstrip()

@@ -114,7 +114,7 @@ def resolve_layer(model: nn.Module, layout: Layout, block: BlockId) -> nn.Module
         ModelError: If the model has no such module.
     """
     names = layout.layer_names(block)
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     for name in names:
         if name in modules:
             return modules[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -105,11 +106,13 @@ def compose(
     """
     aligned = _align(patches)
     if on_conflict == "error":
-        found = _conflicts(aligned)
-        if found:
-            shown = "; ".join(map(str, found[:3])) + ("; ..." if len(found) > 3 else "")
+        found = _disagreements(aligned)
+        count = sum(len(starts) for _, _, starts in found)
+        if count:
+            first = islice(_conflicts(found), 3)
+            shown = "; ".join(map(str, first)) + ("; ..." if count > 3 else "")
             raise PatchConflictError(
-                f"the patches disagree on {len(found)} coordinates: {shown}",
+                f"the patches disagree on {count} coordinates: {shown}",
                 hint="combine patches made on the same base, or choose which one counts",
             )
     kept: list[WeightEdit | UnitEdit] = []
@@ -158,22 +161,27 @@ def conflicts(*patches: NeuronPatch) -> list[Conflict]:
     Raises:
         PatchMismatchError: If the patches are for different architectures.
     """
-    return _conflicts(_align(patches))
+    return list(_conflicts(_disagreements(_align(patches))))
 
 
 def plain(patch: NeuronPatch) -> NeuronPatch:
-    """A patch that does the same without being inverted: ``set`` edits back to ``before``.
+    """A patch that does the same without being inverted.
 
-    Raises:
-        PatchFormatError: If an inverted patch steers units.
+    Weights are ``set`` back to ``before``; steering is by the negated vector.
     """
     if not patch.inverted:
         return patch
+    steering = tuple(edit for edit in patch.units if edit.kind == "steer")
+    weights_only = replace(patch, units=tuple(e for e in patch.units if e.kind != "steer"))
     merged: dict[MatrixId, list[WeightEdit]] = {}
-    for change in patch.changes():
+    for change in weights_only.changes():
         merged.setdefault(change.edit.matrix, []).append(change.as_set())
-    weights = tuple(concatenate_weights(group) for group in merged.values())
-    return replace(patch, weights=weights, units=(), inverted=False)
+    return replace(
+        patch,
+        weights=tuple(map(concatenate_weights, merged.values())),
+        units=tuple(replace(edit, value=-edit.value) for edit in steering),
+        inverted=False,
+    )
 
 
 def _align(patches: Sequence[NeuronPatch]) -> list[NeuronPatch]:
@@ -230,8 +238,8 @@ def _cells(edits: Sequence[tuple[int, WeightEdit | UnitEdit]]) -> _Cells:
 
 
 def _keys(edit: WeightEdit | UnitEdit) -> NDArray[np.int64]:
-    """One integer a coordinate; indices are below 2**31."""
-    return edit.rows << 32 | edit.columns if isinstance(edit, WeightEdit) else edit.units
+    """One integer a coordinate."""
+    return edit.keys if isinstance(edit, WeightEdit) else edit.units
 
 
 def _identities(edits: Sequence[WeightEdit | UnitEdit]) -> NDArray[np.uint8]:
@@ -256,25 +264,43 @@ def _bytes(values: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
 
 
-def _conflicts(patches: Sequence[NeuronPatch]) -> list[Conflict]:
-    found: list[Conflict] = []
-    for home, cells in sorted(_homes(patches), key=lambda item: str(item[0])):
-        for start in np.flatnonzero(cells.count(~cells.agrees) > 0).tolist():
-            if cells.first[start] != start:
-                continue
-            rows = np.flatnonzero(cells.first == start).tolist()
-            edits = [(cells.edits[cells.edit[row]], int(cells.entry[row])) for row in rows]
-            what = tuple(
-                (int(cells.patch[row]), _describe(*edit))
-                for row, edit in zip(rows, edits, strict=True)
-            )
-            found.append(Conflict(_place(home, *edits[0]), what))
+def _disagreements(
+    patches: Sequence[NeuronPatch],
+) -> list[tuple[Home, _Cells, NDArray[np.int64]]]:
+    """Homes in canonical order, with the first row of each coordinate in conflict."""
+    found = []
+    for home, cells in sorted(_homes(patches), key=lambda item: _order(item[0])):
+        starts = np.unique(cells.first[~cells.agrees])
+        if starts.size:
+            found.append((home, cells, starts))
     return found
 
 
-def _place(home: Home, edit: WeightEdit | UnitEdit, entry: int) -> str:
+def _order(home: Home) -> tuple[Any, ...]:
+    """Canonical order: weights by matrix, then units by block."""
+    if isinstance(home, MatrixId):
+        return (0, *home.sort_key)
+    block, kind = home
+    return (1, *MatrixId(*block, "down").sort_key, kind)
+
+
+def _conflicts(
+    found: Sequence[tuple[Home, _Cells, NDArray[np.int64]]],
+) -> Iterator[Conflict]:
+    for _, cells, starts in found:
+        stops = np.searchsorted(cells.first, starts, side="right")
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            edits = [
+                (cells.edits[cells.edit[row]], int(cells.entry[row])) for row in range(start, stop)
+            ]
+            patches = cells.patch[start:stop].tolist()
+            what = tuple((p, _describe(*edit)) for p, edit in zip(patches, edits, strict=True))
+            yield Conflict(_place(*edits[0]), what)
+
+
+def _place(edit: WeightEdit | UnitEdit, entry: int) -> str:
     if isinstance(edit, WeightEdit):
-        return f"{home}[{edit.rows[entry]}, {edit.columns[entry]}]"
+        return f"{edit.matrix}[{edit.rows[entry]}, {edit.columns[entry]}]"
     return f"unit {edit.units[entry]} of {edit.block}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Drift:
 
         Args:
             role: The matrix's role.
-            expected: Values the patch was made for, in the base's dtype.
+            expected: Values the patch was made for, as the model's dtype holds them.
             current: Values the model holds, in its own dtype.
         """
         there = cast(expected, current.dtype)
@@ -55,8 +56,10 @@ class Drift:
         entry.weights += len(current)
         entry.equal += int((bits(there) == bits(current)).sum())
         wide = there.astype(np.float64)
-        entry.difference += float(((current.astype(np.float64) - wide) ** 2).sum())
-        entry.norm += float((wide**2).sum())
+        # A damaged model may hold infinities; their drift is infinite or NaN, without a warning.
+        with np.errstate(over="ignore", invalid="ignore"):
+            entry.difference += float(((current.astype(np.float64) - wide) ** 2).sum())
+            entry.norm += float((wide**2).sum())
 
     @property
     def weights(self) -> int:
@@ -82,8 +85,12 @@ class Drift:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The drift as a JSON document."""
+        """The drift as a JSON document; a relative change that is no finite number is null."""
         return {
-            role: {"weights": e.weights, "equal": e.equal, "relative_change": e.relative}
-            for role, e in self
+            role: {
+                "weights": entry.weights,
+                "equal": entry.equal,
+                "relative_change": entry.relative if math.isfinite(entry.relative) else None,
+            }
+            for role, entry in self
         }

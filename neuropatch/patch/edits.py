@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuropatch.errors import PatchFormatError
-from neuropatch.models.coordinates import BlockId, MatrixId
+from neuropatch.errors import PatchFormatError, PatchMismatchError
+from neuropatch.models.coordinates import DENSE, ROLES, STACKS, BlockId, MatrixId
 from neuropatch.storage.dtypes import FLOAT_DTYPES, Array, bits, cast, compute_dtype, is_finite
 
 Index = NDArray[np.int64]
@@ -20,11 +20,33 @@ WEIGHT_KINDS: tuple[str, ...] = ("zero", "scale", "set", "add")
 UNIT_KINDS: tuple[str, ...] = ("scale", "steer")
 """What can be done to a unit's activation: times a factor, plus a constant."""
 
+INDEX_LIMIT = 1 << 31
+"""Every index is below this, so that a row and a column fit one integer."""
+
 
 def _same(a: Array | None, b: Array | None) -> bool:
     if a is None or b is None:
         return a is b
     return a.dtype == b.dtype and a.shape == b.shape and bool((bits(a) == bits(b)).all())
+
+
+def _check_block(block: BlockId) -> None:
+    inside = 0 <= block.layer < INDEX_LIMIT and DENSE <= block.expert < INDEX_LIMIT
+    if block.stack not in STACKS or not inside:
+        raise PatchFormatError(f"there can be no block {block}", hint="the patch is damaged")
+
+
+def _check_indices(what: str, *indices: Index) -> None:
+    for index in indices:
+        if index.dtype != np.int64 or index.ndim != 1 or not index.size:
+            raise PatchFormatError(
+                f"{what}: indices are {index.dtype} {index.shape}, expected int64 (n,), n > 0",
+                hint="the patch is damaged",
+            )
+        if index.min() < 0 or index.max() >= INDEX_LIMIT:
+            raise PatchFormatError(
+                f"{what}: an index is negative or beyond any model", hint="the patch is damaged"
+            )
 
 
 def _check_values(what: str, name: str, values: Array, shape: tuple[int, ...]) -> None:
@@ -74,14 +96,16 @@ class WeightEdit:
                 f"{self.matrix}: unknown edit kind '{self.kind}'",
                 hint=f"this version knows {', '.join(WEIGHT_KINDS)}",
             )
-        if self.rows.shape != self.columns.shape or self.rows.ndim != 1 or not self.rows.size:
+        if self.matrix.role not in ROLES:
+            raise PatchFormatError(f"{what}: unknown role", hint=f"roles are {', '.join(ROLES)}")
+        _check_block(self.matrix.block)
+        _check_indices(what, self.rows, self.columns)
+        if self.rows.shape != self.columns.shape:
             raise PatchFormatError(
                 f"{what}: rows and columns do not pair up", hint="the patch is damaged"
             )
-        if self.rows.min() < 0 or self.columns.min() < 0:
-            raise PatchFormatError(f"{what}: a negative index", hint="the patch is damaged")
-        step = (np.diff(self.rows) > 0) | ((np.diff(self.rows) == 0) & (np.diff(self.columns) > 0))
-        if not step.all():
+        keys = self.keys
+        if not (keys[1:] > keys[:-1]).all():
             raise PatchFormatError(
                 f"{what}: coordinates are not sorted, or occur twice", hint="the patch is damaged"
             )
@@ -96,6 +120,11 @@ class WeightEdit:
                     f"{what}: 'value' has dtype {self.value.dtype}, expected {wanted}",
                     hint="the patch is damaged",
                 )
+        if self.kind in ("scale", "add") and not is_finite(self.after):
+            raise PatchFormatError(
+                f"{what}: a weight leaves the range of {self.before.dtype}",
+                hint="use smaller factors or deltas",
+            )
 
     @classmethod
     def build(
@@ -128,6 +157,11 @@ class WeightEdit:
         )
 
     __hash__ = None  # type: ignore[assignment]  # arrays are compared, never hashed
+
+    @property
+    def keys(self) -> Index:
+        """One integer a coordinate, ascending: int64 ``[n]``."""
+        return self.rows << 32 | self.columns
 
     def take(self, keep: NDArray[np.bool_]) -> WeightEdit | None:
         """The edit at the coordinates where ``keep`` is true; None if there are none."""
@@ -185,8 +219,8 @@ class UnitEdit:
                 f"{self.block}: unknown unit edit kind '{self.kind}'",
                 hint=f"this version knows {', '.join(UNIT_KINDS)}",
             )
-        if self.units.ndim != 1 or not self.units.size or self.units[0] < 0:
-            raise PatchFormatError(f"{what}: bad unit indices", hint="the patch is damaged")
+        _check_block(self.block)
+        _check_indices(what, self.units)
         if not (np.diff(self.units) > 0).all():
             raise PatchFormatError(
                 f"{what}: units are not sorted, or occur twice", hint="the patch is damaged"
@@ -273,16 +307,38 @@ class Change:
     @property
     def expected(self) -> Array:
         """The values that the patch was made for, ``[n]`` in the base's dtype."""
-        return self.edit.after if self.inverted else self.edit.before
+        return self.expected_as(self.edit.before.dtype)
+
+    def expected_as(self, dtype: np.dtype[Any]) -> Array:
+        """The values that the base holds once loaded in ``dtype``, ``[n]``.
+
+        An inverted change expects what the edit leaves behind there, which is computed from the
+        rounded base: rounding the edited value instead may differ by one unit in the last place.
+        """
+        before = cast(self.edit.before, dtype)
+        return self.edit.new_values(before) if self.inverted else before
 
     def new_values(self, current: Array) -> Array:
-        """The values to write where ``current`` stands now, in its dtype."""
+        """The values to write where ``current`` stands now, in its dtype.
+
+        Raises:
+            PatchMismatchError: If a new value is infinite or NaN, because ``current`` is or
+                because its dtype is narrower than the base's.
+        """
         if self.inverted:
-            return cast(self.edit.before, current.dtype)
-        return self.edit.new_values(current)
+            values = cast(self.edit.before, current.dtype)
+        else:
+            values = self.edit.new_values(current)
+        if not is_finite(values):
+            raise PatchMismatchError(
+                f"{self.edit.kind} edit of {self.edit.matrix} gives infinite or NaN weights "
+                f"in {current.dtype}",
+                hint="check the model's weights, or load it in the patch's number format",
+            )
+        return values
 
     def as_set(self) -> WeightEdit:
         """The change as a plain ``set`` edit of a model that holds the expected values."""
         edit, expected = self.edit, self.expected
-        value: Any = self.new_values(expected)
+        value = self.new_values(expected)
         return WeightEdit(edit.matrix, "set", edit.rows, edit.columns, expected, value)

@@ -9,20 +9,34 @@ what each section is, and the patch's provenance.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
-from neuropatch.errors import CheckpointError, PatchFormatError
+from neuropatch.errors import CheckpointError, NeuropatchError, PatchFormatError
 from neuropatch.models.coordinates import DENSE, ROLES, STACKS, BlockId, MatrixId
-from neuropatch.patch.edits import UNIT_KINDS, WEIGHT_KINDS, UnitEdit, WeightEdit
+from neuropatch.patch.edits import (
+    INDEX_LIMIT,
+    UNIT_KINDS,
+    WEIGHT_KINDS,
+    Index,
+    UnitEdit,
+    WeightEdit,
+)
 from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.storage.dtypes import INTEGER_DTYPES, Array, dtype_name, smallest_uint
-from neuropatch.storage.safetensors_file import read_array, read_header, serialize
+from neuropatch.storage.safetensors_file import (
+    parse_json,
+    read_array,
+    read_header,
+    serialize,
+)
 
 FORMAT_VERSION = (1, 0)
 METADATA_KEY = "neuropatch"
@@ -36,12 +50,15 @@ def encode(patch: NeuronPatch) -> bytes:
     tensors: dict[str, Array] = {}
     sections: list[dict[str, Any]] = []
     for on, edits in (("weights", patch.weights), ("units", patch.units)):
-        groups: dict[tuple[str, str, bool], list[WeightEdit | UnitEdit]] = {}
+        groups: dict[tuple[str, str, bool, int], list[WeightEdit | UnitEdit]] = {}
         for edit in edits:
             block = edit.matrix.block if isinstance(edit, WeightEdit) else edit.block
-            stored = "F32" if edit.before is None else dtype_name(edit.before.dtype)
-            groups.setdefault((edit.kind, stored, block.expert != DENSE), []).append(edit)
-        for (kind, stored, experts), group in sorted(groups.items()):
+            # Units of stacks of different widths cannot share one tensor of weights from before.
+            before = edit.before
+            width = before.shape[1] if before is not None and before.ndim == 2 else 0
+            key = (edit.kind, _stored(before), block.expert != DENSE, width)
+            groups.setdefault(key, []).append(edit)
+        for (kind, stored, experts, _), group in sorted(groups.items()):
             columns = _columns(group, experts)
             prefix = f"edits.{len(sections)}"
             tensors.update({f"{prefix}.{name}": column for name, column in columns.items()})
@@ -64,6 +81,11 @@ def encode(patch: NeuronPatch) -> bytes:
     }
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return serialize(tensors, {METADATA_KEY: text})
+
+
+def _stored(before: Array | None) -> str:
+    """The number format of a section; steering is float32."""
+    return "F32" if before is None else dtype_name(before.dtype)
 
 
 def _columns(edits: Sequence[WeightEdit | UnitEdit], experts: bool) -> dict[str, Array]:
@@ -117,33 +139,38 @@ def read_patch(path: Path) -> NeuronPatch:
             hint="name a patch that neuropatch localize wrote",
         )
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse_json(text)
+    except ValueError as error:
         raise PatchFormatError(
-            f"{path}: its metadata is not readable JSON", hint="get the patch again"
+            f"{path}: its metadata is not readable JSON, {error}", hint="get the patch again"
         ) from None
-    if not isinstance(document, dict):
-        raise PatchFormatError(f"{path}: its metadata is not a JSON object")
     _check_version(path, document)
     try:
         tensors = {name: read_array(path, info) for name, info in header.tensors.items()}
         return _decode(document, tensors)
-    except (PatchFormatError, CheckpointError) as error:
+    except NeuropatchError as error:
         raise PatchFormatError(f"{path}: {error.message}", hint=error.hint) from None
 
 
 def _check_version(path: Path, document: Mapping[str, Any]) -> None:
     version = document.get("format_version")
-    parts = version.split(".") if isinstance(version, str) else []
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise PatchFormatError(f"{path}: it has no readable format version", hint="get it again")
-    if int(parts[0]) != FORMAT_VERSION[0]:
-        known = ".".join(map(str, FORMAT_VERSION))
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version):
         raise PatchFormatError(
-            f"{path} has patch format {version}; this neuropatch reads {FORMAT_VERSION[0]}.x "
-            f"(up to {known})",
-            hint="upgrade with pip install -U neuropatch",
+            f"{path}: it has no readable format version", hint="get the patch again"
         )
+    if int(version.partition(".")[0]) != FORMAT_VERSION[0]:
+        raise PatchFormatError(
+            f"{path} has patch format {version}; this neuropatch reads {FORMAT_VERSION[0]}.x",
+            hint=_needs(document),
+        )
+
+
+def _needs(document: Mapping[str, Any]) -> str:
+    """What to do about content that a later minor version may have brought."""
+    return (
+        f"it needs a neuropatch that reads patch format {document['format_version']}: "
+        "upgrade with pip install -U neuropatch"
+    )
 
 
 def _decode(document: Mapping[str, Any], tensors: dict[str, Array]) -> NeuronPatch:
@@ -153,20 +180,22 @@ def _decode(document: Mapping[str, Any], tensors: dict[str, Array]) -> NeuronPat
     stacks, roles = document.get("stacks"), document.get("roles")
     if stacks != list(STACKS) or roles != list(ROLES):
         raise PatchFormatError(
-            f"it numbers stacks {stacks} and roles {roles}, which this version does not know",
-            hint="upgrade with pip install -U neuropatch",
+            f"it numbers stacks {short(stacks)} and roles {short(roles)}, "
+            "which this version does not know",
+            hint=_needs(document),
         )
     weights: list[WeightEdit] = []
     units: list[UnitEdit] = []
     for number, section in enumerate(sections):
-        on, columns = _section(number, section, tensors)
+        on, kind = _sort_of_edit(f"section {number}", section, hint=_needs(document))
+        columns = _section(number, on, section, tensors)
         if on == "weights":
-            weights.extend(_weight_edits(section["kind"], columns))
+            weights.extend(_weight_edits(kind, columns))
         else:
-            units.extend(_unit_edits(section["kind"], columns))
+            units.extend(_unit_edits(kind, columns))
     if tensors:
         raise PatchFormatError(
-            f"it holds tensors that no edit names: {', '.join(sorted(tensors)[:3])}",
+            f"it holds tensors that no edit names: {short(sorted(tensors))}",
             hint="get the patch again",
         )
     return NeuronPatch(
@@ -174,64 +203,82 @@ def _decode(document: Mapping[str, Any], tensors: dict[str, Array]) -> NeuronPat
     )
 
 
-def _section(number: int, section: Any, tensors: dict[str, Array]) -> tuple[str, dict[str, Array]]:
-    """Take one section's columns out of ``tensors``, indices as int64, all checked."""
-    what = f"section {number}"
+def _sort_of_edit(what: str, section: Any, *, hint: str) -> tuple[str, str]:
+    """What a section edits, and the kind of edit."""
     on = section.get("on") if isinstance(section, dict) else None
-    if not isinstance(on, str) or on not in _KINDS:
+    if on not in ("weights", "units"):
         raise PatchFormatError(
-            f"{what} edits {on!r}, which this version does not know",
-            hint="upgrade with pip install -U neuropatch",
+            f"{what} edits {short(on)}, which this version does not know", hint=hint
         )
-    kind, names = section.get("kind"), section.get("columns")
+    kind = section.get("kind")
     if kind not in _KINDS[on]:
-        raise PatchFormatError(
-            f"{what} has the unknown edit kind {kind!r} on {on}",
-            hint="upgrade with pip install -U neuropatch",
-        )
-    indices = ["stack", "layer", *(["expert"] if "expert" in (names or ()) else [])]
-    indices.extend(_COORDINATES[on])
+        raise PatchFormatError(f"{what} has the unknown edit kind {short(kind)} on {on}", hint=hint)
+    return on, kind
+
+
+def _section(
+    number: int, on: str, section: Mapping[str, Any], tensors: dict[str, Array]
+) -> dict[str, Array]:
+    """Take one section's columns out of ``tensors``, all checked."""
+    what = f"section {number}"
+    kind, names, count = section["kind"], section.get("columns"), section.get("count")
+    experts = isinstance(names, list) and "expert" in names
+    indices = ["stack", "layer", *(["expert"] if experts else []), *_COORDINATES[on]]
     values = [*(["value"] if kind != "zero" else []), *(["before"] if kind != "steer" else [])]
     if names != indices + values:
-        raise PatchFormatError(f"{what} has the columns {names}", hint="get the patch again")
+        raise PatchFormatError(f"{what} has the columns {short(names)}", hint="get the patch again")
     columns: dict[str, Array] = {}
     for name in names:
         tensor = tensors.pop(f"edits.{number}.{name}", None)
-        if tensor is None or tensor.ndim < 1 or len(tensor) != section.get("count"):
+        if tensor is None or tensor.ndim < 1 or not tensor.size or len(tensor) != count:
             raise PatchFormatError(
-                f"{what}: column '{name}' is missing or not {section.get('count')} long",
+                f"{what}: column '{name}' is missing, empty or not {short(count)} long",
                 hint="get the patch again",
             )
-        if name in indices:
-            if tensor.dtype not in INTEGER_DTYPES.values() or tensor.ndim != 1:
-                raise PatchFormatError(f"{what}: column '{name}' holds no indices")
-            if tensor.size and int(tensor.max()) >= 2**31:
-                raise PatchFormatError(f"{what}: column '{name}' has an index beyond any model")
-            tensor = tensor.astype(np.int64)
         columns[name] = tensor
-    if section["count"] == 0:
-        raise PatchFormatError(f"{what} is empty", hint="get the patch again")
-    _check_codes(what, columns)
-    return on, columns
+    stored = _stored(columns.get("before"))
+    if section.get("dtype") != stored:
+        raise PatchFormatError(
+            f"{what} claims values in {short(section.get('dtype'))} but holds {stored}",
+            hint="get the patch again",
+        )
+    _check_indices(what, {name: columns[name] for name in indices})
+    return columns
 
 
-def _check_codes(what: str, columns: Mapping[str, Array]) -> None:
-    for name, known in (("stack", STACKS), ("role", ROLES)):
-        if name in columns and int(columns[name].max()) >= len(known):
-            raise PatchFormatError(f"{what}: column '{name}' has an unknown code")
-    keys = [columns[name] for name in columns if name not in ("value", "before")]
-    order = np.lexsort(keys[::-1])
-    if not np.array_equal(order, np.arange(len(order))):
-        raise PatchFormatError(f"{what}: coordinates are not sorted", hint="get the patch again")
+def _check_indices(what: str, columns: Mapping[str, Array]) -> None:
+    limits = {"stack": len(STACKS), "role": len(ROLES)}
+    for name, column in columns.items():
+        if column.dtype not in INTEGER_DTYPES.values() or column.ndim != 1:
+            raise PatchFormatError(
+                f"{what}: column '{name}' holds no indices", hint="get the patch again"
+            )
+        if int(column.max()) >= limits.get(name, INDEX_LIMIT):
+            raise PatchFormatError(
+                f"{what}: column '{name}' has an index beyond any model",
+                hint="get the patch again",
+            )
+    # Rows compare like words: by the first column in which two neighbours differ.
+    rising = np.zeros(len(columns["layer"]) - 1, dtype=bool)
+    for column in reversed(list(columns.values())):
+        rising = (column[1:] > column[:-1]) | ((column[1:] == column[:-1]) & rising)
+    if not rising.all():
+        raise PatchFormatError(
+            f"{what}: coordinates are not sorted, or occur twice", hint="get the patch again"
+        )
 
 
 def _runs(columns: Mapping[str, Array], names: Sequence[str]) -> list[slice]:
     """Runs of rows that agree in every column of ``names``."""
     changed = np.zeros(len(columns["layer"]) - 1, dtype=bool)
     for name in names:
-        changed |= np.diff(columns[name]) != 0
+        changed |= columns[name][1:] != columns[name][:-1]
     edges = [0, *(np.flatnonzero(changed) + 1).tolist(), len(columns["layer"])]
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _index(column: Array) -> Index:
+    return column.astype(np.int64)
 
 
 def _block(columns: Mapping[str, Array], at: int) -> BlockId:
@@ -245,8 +292,8 @@ def _weight_edits(kind: str, columns: Mapping[str, Array]) -> list[WeightEdit]:
         WeightEdit(
             MatrixId(*_block(columns, run.start), ROLES[int(columns["role"][run.start])]),
             kind,
-            columns["row"][run],
-            columns["column"][run],
+            _index(columns["row"][run]),
+            _index(columns["column"][run]),
             columns["before"][run],
             columns["value"][run] if "value" in columns else None,
         )
@@ -260,7 +307,7 @@ def _unit_edits(kind: str, columns: Mapping[str, Array]) -> list[UnitEdit]:
         UnitEdit(
             _block(columns, run.start),
             kind,
-            columns["unit"][run],
+            _index(columns["unit"][run]),
             columns["value"][run],
             columns["before"][run] if "before" in columns else None,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +44,15 @@ class PatchMetadata:
     license: str | None = None
     evaluation: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        # What JSON cannot hold would be lost on writing: it is refused, or (tuples, numbers as
+        # names) brought to its JSON form, here and not after hours of localising.
+        _as_json("base_model", [self.base_model.name, self.base_model.revision])
+        for name in ("method", "datasets", "versions", "kernels", "license", "evaluation"):
+            value = getattr(self, name)
+            plain = _as_json(name, list(value) if name == "datasets" else value)
+            object.__setattr__(self, name, tuple(plain) if name == "datasets" else plain)
+
     def to_json(self) -> dict[str, Any]:
         """The metadata as a JSON document."""
         return {
@@ -70,10 +81,11 @@ class PatchMetadata:
         datasets = _typed(document, "datasets", list)
         if not all(isinstance(record, dict) for record in datasets):
             raise _bad("datasets", "a list of records")
+        model_type = _typed(architecture, "model_type", str)
+        if not re.fullmatch(r"[\w.-]{1,100}", model_type, re.ASCII):
+            raise _bad("model_type", "the name of an architecture")
         return cls(
-            architecture=Signature(
-                _typed(architecture, "model_type", str), _sizes(architecture, "dimensions")
-            ),
+            architecture=Signature(model_type, _sizes(architecture, "dimensions")),
             base_model=BaseModel(
                 _typed(base, "name", str, type(None)), _typed(base, "revision", str, type(None))
             ),
@@ -88,6 +100,18 @@ class PatchMetadata:
     def with_method(self, name: str, **parameters: Any) -> PatchMetadata:
         """The same provenance under another method, keeping the data and versions."""
         return replace(self, method={"name": name, "parameters": parameters})
+
+
+def _as_json(name: str, value: Any) -> Any:
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PatchFormatError(
+            f"the patch's metadata field '{name}' cannot be written as JSON: {error}",
+            hint="use texts, finite numbers, true, false, null, lists and maps",
+        ) from None
+    return json.loads(text)
 
 
 def _bad(name: str, wanted: str) -> PatchFormatError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +71,19 @@ class NeuronPatch:
 
     def _check_overlap(self) -> None:
         """No weight may be edited twice, neither by two kinds nor through a unit."""
-        seen: dict[MatrixId, set[tuple[int, int]]] = {}
-        columns: dict[MatrixId, set[int]] = {}
-        for unit_edit in self.units:
-            if unit_edit.kind == "scale":
-                matrix = MatrixId(*unit_edit.block, "down")
-                columns.setdefault(matrix, set()).update(unit_edit.units.tolist())
-        for edit in self.weights:
-            pairs = set(zip(edit.rows.tolist(), edit.columns.tolist(), strict=True))
-            taken = seen.setdefault(edit.matrix, set())
-            if taken & pairs or columns.get(edit.matrix, set()) & set(edit.columns.tolist()):
+        units = {
+            MatrixId(*edit.block, "down"): edit.units for edit in self.units if edit.kind == "scale"
+        }
+        for matrix, group in groupby(self.weights, key=lambda edit: edit.matrix):
+            edits = list(group)
+            # An edit's own coordinates are unique, so only several edits can meet.
+            pairs = np.concatenate([edit.keys for edit in edits])
+            twice = len(edits) > 1 and len(np.unique(pairs)) < len(pairs)
+            columns = np.concatenate([edit.columns for edit in edits])
+            if twice or (matrix in units and np.isin(columns, units[matrix]).any()):
                 raise PatchFormatError(
-                    f"{edit.matrix}: a weight is edited twice", hint="the patch is damaged"
+                    f"{matrix}: a weight is edited twice", hint="the patch is damaged"
                 )
-            taken |= pairs
         keys = [(e.matrix, e.kind) for e in self.weights] + [(e.block, e.kind) for e in self.units]
         if len(set(keys)) != len(keys):
             raise PatchFormatError("two edits of one kind on one matrix or block")
@@ -205,7 +205,7 @@ class NeuronPatch:
             raise OutputError(
                 f"{path}: a patch file is named *.safetensors", hint=f"try {path}.safetensors"
             )
-        atomic_write(path, encode(self))
+        atomic_write(path, [encode(self)])
         return path
 
     def save_pretrained(self, save_directory: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ def apply(patch: NeuronPatch, model: nn.Module) -> Drift:
     writes, drift = _plan(patch, model)
     _write(writes)
     for edit in _steering_edits(patch):
-        _steer(model, edit, -1.0 if patch.inverted else 1.0)
+        _steer(model, edit, _sign(patch))
     return drift
 
 
@@ -81,32 +81,34 @@ def revert(patch: NeuronPatch, model: nn.Module) -> None:
     """Undo ``patch`` on ``model``; see :meth:`NeuronPatch.revert`."""
     inverse = patch.invert()
     writes, drift = _plan(inverse, model)
-    if drift.unequal:
+    steering = _steering_edits(patch)
+    # Applying an inverted patch may have just taken a hook away, so only steering that was put
+    # there can be missed.
+    missing = not patch.inverted and not all(_is_steered(model, edit) for edit in steering)
+    if drift.unequal or missing:
+        why = f"{drift.unequal} of {drift.weights} weights have other values"
         raise PatchMismatchError(
-            f"the model does not hold this patch: {drift.unequal} of {drift.weights} weights "
-            "have other values",
+            "the model does not hold this patch: "
+            + (why if drift.unequal else "its units are not steered"),
             hint="revert patches in the opposite order of applying them, or reload the model",
         )
     _write(writes)
-    for edit in _steering_edits(inverse):
-        _steer(model, edit, -1.0 if inverse.inverted else 1.0)
+    for edit in steering:
+        _steer(model, edit, _sign(inverse))
 
 
 @contextmanager
 def applied(patch: NeuronPatch, model: nn.Module) -> Iterator[nn.Module]:
     """Hold ``patch`` on ``model`` for a ``with`` block; see :meth:`NeuronPatch.applied`."""
     writes, _ = _plan(patch, model)
-    steering = _steering_edits(patch)
-    sign = -1.0 if patch.inverted else 1.0
-    _write(writes)
-    for edit in steering:
-        _steer(model, edit, sign)
-    try:
+    with ExitStack() as stack:
+        # Registered first, so that an interrupt halfway through writing is undone as well.
+        stack.callback(_write, [_Write(w.parameter, w.offsets, w.new, w.old) for w in writes])
+        _write(writes)
+        for edit in _steering_edits(patch):
+            _steer(model, edit, _sign(patch))
+            stack.callback(_steer, model, edit, -_sign(patch))
         yield model
-    finally:
-        for edit in steering:
-            _steer(model, edit, -sign)
-        _write([_Write(w.parameter, w.offsets, w.new, w.old) for w in writes])
 
 
 def _plan(patch: NeuronPatch, model: nn.Module) -> tuple[list[_Write], Drift]:
@@ -132,7 +134,7 @@ def _plan(patch: NeuronPatch, model: nn.Module) -> tuple[list[_Write], Drift]:
         place = torch.from_numpy(offsets).to(slot.parameter.device)
         old = slot.parameter.detach().reshape(-1)[place]
         current = to_numpy(old)
-        drift.add(change.edit.matrix.role, change.expected, current)
+        drift.add(change.edit.matrix.role, change.expected_as(current.dtype), current)
         new = to_torch(change.new_values(current), slot.parameter)
         writes.append(_Write(slot.parameter, place, old, new))
     return writes, drift
@@ -153,6 +155,10 @@ def _steering_edits(patch: NeuronPatch) -> list[UnitEdit]:
     return [edit for edit in patch.units if edit.kind == "steer"]
 
 
+def _sign(patch: NeuronPatch) -> int:
+    return -1 if patch.inverted else 1
+
+
 def _down_module(model: nn.Module, layout: Layout, edit: UnitEdit) -> nn.Module:
     """The module whose input is the MLP hidden activation of the edit's block."""
     slot: ParameterSlot = resolve_parameters(model, layout, [MatrixId(*edit.block, "down")])[0]
@@ -165,11 +171,27 @@ def _down_module(model: nn.Module, layout: Layout, edit: UnitEdit) -> nn.Module:
 
 
 class _Steering:
-    """A forward pre-hook that adds a vector to the activation of an MLP's units."""
+    """A forward pre-hook that adds a vector to the activation of an MLP's units.
+
+    It remembers the edits it adds up: taking one out of a sum by subtracting it would leave a
+    rounding error behind.
+    """
 
     def __init__(self, module: nn.Module, width: int) -> None:
+        self.edits: list[tuple[UnitEdit, int]] = []
         self.vector = torch.zeros(width)
         self.handle = module.register_forward_pre_hook(self)
+
+    def add(self, edit: UnitEdit, sign: int) -> None:
+        """Add an edit's vector, or take it out again if its opposite is there."""
+        if (edit, -sign) in self.edits:
+            self.edits.remove((edit, -sign))
+        else:
+            self.edits.append((edit, sign))
+        self.vector = torch.zeros_like(self.vector)
+        for held, direction in self.edits:
+            units = torch.from_numpy(held.units)
+            self.vector[units] += direction * torch.from_numpy(held.value)
 
     def __call__(
         self, module: nn.Module, args: tuple[torch.Tensor, ...]
@@ -178,7 +200,13 @@ class _Steering:
         return (hidden + self.vector.to(hidden.device, hidden.dtype), *args[1:])
 
 
-def _steer(model: nn.Module, edit: UnitEdit, sign: float) -> None:
+def _is_steered(model: nn.Module, edit: UnitEdit) -> bool:
+    module = _down_module(model, model_layout(model), edit)
+    hook: _Steering | None = getattr(module, _STEERING, None)
+    return hook is not None and (edit, 1) in hook.edits
+
+
+def _steer(model: nn.Module, edit: UnitEdit, sign: int) -> None:
     """Add an edit's vector to what is added already; the last one taken back removes the hook."""
     layout = model_layout(model)
     module = _down_module(model, layout, edit)
@@ -186,7 +214,7 @@ def _steer(model: nn.Module, edit: UnitEdit, sign: float) -> None:
     if hook is None:
         hook = _Steering(module, layout.shape(MatrixId(*edit.block, "down"))[1])
         setattr(module, _STEERING, hook)
-    hook.vector[torch.from_numpy(edit.units)] += sign * torch.from_numpy(edit.value.copy())
-    if not hook.vector.any():
+    hook.add(edit, sign)
+    if not hook.edits:
         hook.handle.remove()
         delattr(module, _STEERING)

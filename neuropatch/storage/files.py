@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from neuropatch.errors import OutputError
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, replacing what is there, through a file beside it.
+def atomic_write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write ``parts`` to ``path``, replacing what is there, through a file beside it.
 
     Raises:
         OutputError: If ``path`` is a folder.
@@ -23,7 +24,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from neuropatch.storage.dtypes import (
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself; a longer header is an attack or corruption."""
+
+MAX_RANK = 64
+"""The most dimensions that torch and NumPy know."""
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,23 @@ def read_header(path: Path) -> SafetensorsHeader:
             if length > size - 8:
                 raise _corrupt(path, f"its header claims {length} bytes but {size - 8} follow")
             raw = file.read(length)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise CheckpointError(
             f"{path}: no such file", hint="check the path; a safetensors file is expected"
         ) from None
-    return _validate(path, _parse_json(path, raw), 8 + length, size)
+    return _validate(path, _parse_header(path, raw), 8 + length, size)
 
 
 def read_array(path: Path, info: TensorInfo) -> Array:
     """Read one whole tensor whose format NumPy knows; the array owns its memory."""
     dtype = (FLOAT_DTYPES | INTEGER_DTYPES).get(info.dtype)
     if dtype is None:
-        raise _corrupt(path, f"tensor '{info.name}' has dtype {info.dtype}, which is not expected")
+        raise _corrupt(path, f"tensor {info.name!r} has the unexpected dtype {info.dtype!r}")
     with path.open("rb") as file:
         file.seek(info.start)
         data = bytearray(info.stop - info.start)
         if file.readinto(data) != len(data):
-            raise _corrupt(path, f"tensor '{info.name}' is cut off")
+            raise _corrupt(path, f"tensor {info.name!r} is cut off")
     return np.frombuffer(data, dtype=dtype).reshape(info.shape)
 
 
@@ -110,6 +113,13 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
     to its item size (what the safetensors library does too). Metadata keys are sorted; the
     library leaves their order to chance.
     """
+    return b"".join(serialize_parts(tensors, metadata))
+
+
+def serialize_parts(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces, without a second copy of the tensors in memory."""
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
@@ -123,9 +133,10 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little"), text]
-    parts.extend(np.ascontiguousarray(tensors[name]).tobytes() for name in order)
-    return b"".join(parts)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for name in order:
+        yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
 
 
 def _corrupt(path: Path, why: str) -> CheckpointError:
@@ -135,6 +146,29 @@ def _corrupt(path: Path, why: str) -> CheckpointError:
     )
 
 
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """Parse an untrusted JSON object more strictly than Python does.
+
+    Refused are names that occur twice, NaN and infinities, and halves of surrogate pairs, which
+    could be read but never written again.
+
+    Raises:
+        ValueError: Saying what is wrong with it, in words that continue a sentence.
+    """
+    try:
+        document = json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+        )
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if isinstance(document, dict):
+        return document
+    raise ValueError("it is not an object")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -142,15 +176,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _corrupt(path, f"its header is not readable JSON, {reason}") from None
-    if not isinstance(header, dict):
-        raise _corrupt(path, "its header is not a JSON object")
-    return header
+        return parse_json(raw)
+    except ValueError as error:
+        raise _corrupt(path, f"its header is not readable JSON, {error}") from None
 
 
 def _validate(
@@ -173,23 +207,23 @@ def _is_size(value: object) -> bool:
 
 def _tensor_info(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _corrupt(path, f"the entry of tensor '{name}' is malformed")
+        raise _corrupt(path, f"the entry of tensor {name!r} is malformed")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
-        raise _corrupt(path, f"the dtype of tensor '{name}' is not text")
-    if not isinstance(shape, list) or not all(map(_is_size, shape)):
-        raise _corrupt(path, f"the shape of tensor '{name}' is not a list of sizes")
+        raise _corrupt(path, f"the dtype of tensor {name!r} is not text")
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
+        raise _corrupt(path, f"the shape of tensor {name!r} is not a list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise _corrupt(path, f"the offsets of tensor '{name}' are not two positions")
+        raise _corrupt(path, f"the offsets of tensor {name!r} are not two positions")
     begin, end = offsets
     if not begin <= end <= data_size:
         raise _corrupt(
-            path, f"tensor '{name}' lies at {begin}..{end} but the data is {data_size} bytes long"
+            path, f"tensor {name!r} lies at {begin}..{end} but the data is {data_size} bytes long"
         )
     # A format newer than this release may lie untouched in a checkpoint; its size is its own.
     if dtype in ITEM_BITS and math.prod(shape) * ITEM_BITS[dtype] != (end - begin) * 8:
         raise _corrupt(
-            path, f"tensor '{name}' of {dtype} {shape} does not fill its {end - begin} bytes"
+            path, f"tensor {name!r} of {dtype} {shape} does not fill its {end - begin} bytes"
         )
     return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
@@ -201,7 +235,7 @@ def _check_layout(
     position = data_start
     for info in sorted(tensors, key=lambda info: (info.start, info.stop)):
         if info.start != position:
-            raise _corrupt(path, f"tensor '{info.name}' overlaps another one or leaves a gap")
+            raise _corrupt(path, f"tensor {info.name!r} overlaps another one or leaves a gap")
         position = info.stop
     if position != file_size:
         raise _corrupt(path, f"{file_size - position} bytes follow the last tensor")
