@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from neuropatch.checkpoint import clone as module
+from neuropatch.checkpoint.clone import can_reflink, clone, hard_link, in_hub_cache
+
+DATA = os.urandom(300_001)
+
+
+def refuse(*_):
+    raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+def copies_nothing(*_):
+    return 0
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.mark.parametrize("broken", [(), ("copy_file_range",), ("copy_file_range", "sendfile")])
+@pytest.mark.parametrize("how", [refuse, copies_nothing])
+def test_every_way_copies_all_bytes(source, tmp_path, monkeypatch, broken, how):
+    monkeypatch.setattr(module.fcntl, "ioctl", refuse)
+    for name in broken:
+        monkeypatch.setattr(os, name, how)
+    assert clone(source, tmp_path / "copy") == "copied"
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_an_old_python_without_copy_file_range(source, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "copy_file_range")
+    clone(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_reflink_is_tried_first(source, tmp_path, monkeypatch):
+    seen = []
+
+    def ioctl(writer, request, reader):
+        seen.append(request)
+        os.pwrite(writer, os.pread(reader, len(DATA), 0), 0)
+
+    monkeypatch.setattr(module.fcntl, "ioctl", ioctl)
+    assert clone(source, tmp_path / "copy") == "reflinked"
+    assert seen == [0x40049409]
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert can_reflink(source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "source"]
+
+
+def test_never_writes_through_what_is_there(source, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(victim)
+    for name in ("victim", "link"):
+        with pytest.raises(FileExistsError):
+            clone(source, tmp_path / name)
+    assert victim.read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_feature(source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(OSError, match="No space"):
+        clone(source, tmp_path / "copy")
+
+
+def test_private_files_stay_private(source, tmp_path):
+    source.chmod(0o400)
+    clone(source, tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+
+def test_hard_links_on_request(source, tmp_path):
+    assert hard_link(source, tmp_path / "second") == "hard-linked"
+    assert source.stat().st_nlink == 2
+
+
+def test_links_and_the_hub_cache_are_never_hard_linked(tmp_path):
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    blob = blobs / "123"
+    blob.write_bytes(DATA)
+    (tmp_path / "link").symlink_to(blob)
+    assert hard_link(tmp_path / "link", tmp_path / "one") in ("copied", "reflinked")
+    assert hard_link(blob, tmp_path / "two") in ("copied", "reflinked")
+    assert blob.stat().st_nlink == 1
+    assert (tmp_path / "one").read_bytes() == DATA
+
+
+def test_another_disk_means_a_copy(source, tmp_path, monkeypatch):
+    def cross(*_, **__):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", cross)
+    assert hard_link(source, tmp_path / "copy") in ("copied", "reflinked")
+
+
+def test_in_hub_cache(tmp_path):
+    assert in_hub_cache(Path("/x/models--a--b/snapshots/0/model.safetensors"))
+    assert in_hub_cache(Path("/x/models--a--b/blobs/0"))
+    assert not in_hub_cache(Path("/x/models--a--b-copy/model.safetensors"))
+    assert not in_hub_cache(tmp_path)
