@@ -1,0 +1,140 @@
+"""``neuropatch evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuropatch.errors import UsageError
+
+from . import options
+from .output import Output, print_lines, print_table
+
+if TYPE_CHECKING:
+    from neuropatch.evaluation.inputs import PairFiles
+    from neuropatch.evaluation.results import EvaluationResult
+
+EPILOG = options.examples(
+    "neuropatch evaluate my-model --patch spin.safetensors --text wikitext.txt",
+    "neuropatch evaluate my-model --patch spin.safetensors --text wikitext.txt "
+    "--pairs privacy=safe.csv,unsafe.csv -o results.json",
+    "neuropatch evaluate user/model --text wikitext.txt --json",
+)
+
+INTERVALS = (
+    "[ ]: 95 % bootstrap interval; random control: mean and range over {count} random patches of "
+    "the same size"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("evaluate", epilog=EPILOG)(evaluate)
+
+
+def evaluate(
+    model: options.ModelArgument,
+    patch: Annotated[
+        list[str] | None,
+        typer.Option(help="Patch to evaluate; repeat to evaluate several as one.", metavar="PATCH"),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Text for perplexity and divergence from the base.", metavar="FILE"),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Files of preferred and dispreferred responses to the same prompts; repeat.",
+            metavar="NAME=FILE,FILE",
+        ),
+    ] = None,
+    samples: options.Samples = 128,
+    seed: options.Seed = 0,
+    controls: Annotated[
+        int, typer.Option(help="Random patches of the same size to compare with.", min=0)
+    ] = 3,
+    windows: Annotated[
+        int, typer.Option(help="Windows taken of the text; all if there are fewer.", min=1)
+    ] = 40,
+    window_length: Annotated[int, typer.Option(help="Tokens of a window.", min=2)] = 256,
+    max_length: options.MaxLength = None,
+    batch_tokens: options.BatchTokens = 1024,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    text_column: options.TextColumn = None,
+    chat_template: options.ChatTemplate = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the results to a file (*.json)."),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure what patches do to a model, beside random patches of the same size.
+
+    Perplexity and divergence are measured on a text, the share of preferred responses on pairs.
+    Rows that a patch was localised on are left out.
+    """
+    from neuropatch.data.columns import ColumnOptions
+    from neuropatch.evaluation.pipeline import evaluate_files
+    from neuropatch.evaluation.results import check_results_path
+    from neuropatch.evaluation.settings import EvaluationSettings
+
+    out = Output(json, quiet)
+    if output is not None:
+        check_results_path(output)
+    with out.progress() as progress:
+        result = evaluate_files(
+            model,
+            patch or (),
+            text=text,
+            pairs=[_pair_files(argument) for argument in pairs or ()],
+            settings=EvaluationSettings(
+                samples=samples,
+                windows=windows,
+                window_length=window_length,
+                controls=controls,
+                seed=seed,
+                max_length=max_length,
+                batch_tokens=batch_tokens,
+                columns=ColumnOptions(
+                    prompt=prompt_column, response=response_column, text=text_column
+                ),
+                chat_template=chat_template,
+            ),
+            dtype=dtype,
+            device=device,
+            progress=progress,
+            note=out.note,
+            warn=out.warn,
+        )
+    # Printed first: results of minutes of work must not be lost on a full disk.
+    out.result(result.to_json(), lambda: _print(result))
+    if output is not None:
+        result.save(output)
+        out.note(f"wrote {output}")
+
+
+def _pair_files(argument: str) -> PairFiles:
+    from neuropatch.evaluation.inputs import PairFiles
+
+    name, _, files = argument.partition("=")
+    preferred, _, dispreferred = files.partition(",")
+    if not (name and preferred and dispreferred) or "," in dispreferred:
+        raise UsageError(
+            f"--pairs '{argument}' is not NAME=PREFERRED_FILE,DISPREFERRED_FILE",
+            hint="write privacy=safe.csv,unsafe.csv",
+        )
+    return PairFiles(name, preferred, dispreferred)
+
+
+def _print(result: EvaluationResult) -> None:
+    print_table(result.columns(), result.rows())
+    if result.control_seeds:
+        print_lines([INTERVALS.format(count=len(result.control_seeds))])
+    print_lines(result.verdicts())

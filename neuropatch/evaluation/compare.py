@@ -1,0 +1,125 @@
+"""From measured items to a metric's result: values, intervals, paired differences, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuropatch.errors import ModelError
+from neuropatch.evaluation.bootstrap import Bootstrap, interval
+from neuropatch.evaluation.measure import TextScores
+from neuropatch.evaluation.perplexity import perplexity
+from neuropatch.evaluation.preference import preferences
+from neuropatch.evaluation.results import ControlValues, Estimate, Metric, MetricResult
+from neuropatch.evaluation.verdict import judge, sentence
+
+Floats = NDArray[np.float64]
+
+PERPLEXITY = Metric("perplexity", "perplexity", "", "lower", "windows", ".3f", is_relative=True)
+KL = Metric("kl", "KL to base", "nats/token", "lower", "windows", ".3g", is_distance=True)
+
+
+def compare_text(scores: TextScores, seed: int) -> list[MetricResult]:
+    """Perplexity, and where there is a patch the KL divergence from the base.
+
+    Args:
+        scores: Sums over windows; rows are the base, the patched model, and each control.
+        seed: Seed of the bootstrap.
+    """
+    results = [compare(PERPLEXITY, scores.nll, scores.tokens, seed=seed, transform=perplexity)]
+    if len(scores.kl) > 1:
+        results.append(compare(KL, scores.kl, scores.tokens, seed=seed))
+    return results
+
+
+def compare_pairs(
+    name: str, margin: Floats, prompts: NDArray[np.int64], seed: int
+) -> list[MetricResult]:
+    """Preference and margin of a set of pairs.
+
+    Pairs of one prompt are no independent observations, so prompts are what the bootstrap draws:
+    each with all its pairs.
+
+    Args:
+        name: Name of the set.
+        margin: ``[S, n]``; rows are the base, the patched model, and each control.
+        prompts: ``[n]``, the number of each pair's prompt, from 0.
+        seed: Seed of the bootstrap.
+    """
+    preference = Metric(
+        "preference", f"{name}: preference", "", "higher", "prompts", ".3f", dataset=name
+    )
+    mean_margin = Metric(
+        "margin", f"{name}: margin", "nats/token", "higher", "prompts", ".4f", dataset=name
+    )
+    weights = np.bincount(prompts).astype(np.float64)
+    return [
+        compare(metric, _by_prompt(values, prompts), weights, seed=seed)
+        for metric, values in ((preference, preferences(margin)), (mean_margin, margin))
+    ]
+
+
+def compare(
+    metric: Metric,
+    numerators: Floats,
+    weights: Floats,
+    *,
+    seed: int,
+    transform: Callable[[Floats], Floats] = np.asarray,
+) -> MetricResult:
+    """One metric, ``transform(sum(numerators) / sum(weights))``, under every variant.
+
+    Args:
+        metric: What was measured.
+        numerators: ``[S, n]``, one column an item; rows are the base, the patched model, and each
+            control. With the base alone there is nothing to compare.
+        weights: ``[n]``, positive.
+        seed: Seed of the bootstrap.
+        transform: From weighted means to the metric, element by element.
+
+    Raises:
+        ModelError: If a value is beyond any float.
+    """
+    items = len(weights)
+    values = transform(numerators.sum(axis=1) / weights.sum())
+    draws = None
+    if items > 1:
+        draws = transform(Bootstrap(items, seed).ratios(numerators, weights))
+    if not np.isfinite(values).all() or (draws is not None and not np.isfinite(draws).all()):
+        raise ModelError(
+            f"{metric.label} is beyond any number",
+            hint="the model or the patched model is broken: look at what it writes",
+        )
+
+    def estimate(weight_of: dict[int, float]) -> Estimate:
+        """A weighted sum of variants, such as patched minus base."""
+        rows, signs = list(weight_of), np.array(list(weight_of.values()))
+        value = float(signs @ values[rows])
+        return Estimate(value, *((None, None) if draws is None else interval(signs @ draws[rows])))
+
+    base = estimate({0: 1.0})
+    if len(values) == 1:
+        return MetricResult(metric, items, base)
+    difference = estimate({1: 1.0, 0: -1.0})
+    against = tuple(estimate({1: 1.0, row: -1.0}) for row in range(2, len(values)))
+    controls = ControlValues(tuple(values[2:].tolist())) if against else None
+    outcome = judge(metric, difference, against)
+    return MetricResult(
+        metric=metric,
+        count=items,
+        base=base,
+        patched=estimate({1: 1.0}),
+        controls=controls,
+        difference=difference,
+        against_controls=against,
+        outcome=outcome,
+        verdict=sentence(metric, outcome, base, difference, controls, against, items),
+    )
+
+
+def _by_prompt(values: Floats, prompts: NDArray[np.int64]) -> Floats:
+    """Sums of the columns of each prompt, ``[S, n]`` to ``[S, prompts]``."""
+    sums: Floats = np.stack([np.bincount(prompts, weights=row) for row in values])
+    return sums

@@ -1,0 +1,139 @@
+"""Measuring a model with and without patches, with one copy of the weights in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from neuropatch.data.tokenize import Sample
+from neuropatch.errors import DataError, ModelError
+from neuropatch.evaluation.divergence import total_kl
+from neuropatch.evaluation.inputs import PairInput
+from neuropatch.evaluation.perplexity import total_nll, window_logits
+from neuropatch.evaluation.preference import margins
+from neuropatch.patch.patch import NeuronPatch
+from neuropatch.progress import Progress
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model as it is measured: the base, or the base holding a patch.
+
+    Attributes:
+        name: What to call it in messages.
+        patch: The patch; None for the base.
+    """
+
+    name: str
+    patch: NeuronPatch | None = None
+
+    @contextmanager
+    def held(self, model: nn.Module) -> Iterator[None]:
+        """Let ``model`` be this variant for the length of a ``with`` block."""
+        if self.patch is None:
+            yield
+            return
+        with self.patch.applied(model):
+            yield
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Sums over the windows of a text, for ``S`` variants and ``n`` windows.
+
+    Attributes:
+        nll: Negative log likelihood of the predicted tokens, ``[S, n]`` in nats.
+        kl: KL divergence from the first variant over the predicting positions, ``[S, n]`` in nats.
+        tokens: Predicted tokens, ``[n]``.
+    """
+
+    nll: Floats
+    kl: Floats
+    tokens: Floats
+
+
+def measure_text(
+    model: nn.Module, windows: Sequence[Sample], variants: Sequence[Variant], progress: Progress
+) -> TextScores:
+    """Score windows under every variant, the first of which is what the others diverge from.
+
+    The variants take turns at each window, so that no more than two sets of logits are held.
+
+    Raises:
+        ModelError: If a result is not finite.
+    """
+    shape = (len(variants), len(windows))
+    scores = TextScores(np.zeros(shape), np.zeros(shape), np.zeros(len(windows)))
+    for n, window in enumerate(windows):
+        base: torch.Tensor | None = None
+        for s, variant in enumerate(variants):
+            with variant.held(model):
+                logits, targets = window_logits(model, window)
+            scores.tokens[n] = len(targets)
+            scores.nll[s, n] = _finite(total_nll(logits, targets), "the text", variant)
+            if base is None:
+                base = logits
+            else:
+                scores.kl[s, n] = _finite(total_kl(base, logits), "the text", variant)
+            progress.advance()
+    return scores
+
+
+def measure_pairs(
+    model: nn.Module,
+    pairs: PairInput,
+    variants: Sequence[Variant],
+    *,
+    batch_tokens: int,
+    progress: Progress,
+) -> Floats:
+    """Margins of pairs under every variant, ``[S, n]`` in nats per token.
+
+    Raises:
+        ModelError: If a result is not finite.
+    """
+    found = np.empty((len(variants), len(pairs.preferred)))
+    for s, variant in enumerate(variants):
+        with variant.held(model):
+            found[s] = margins(
+                model,
+                pairs.preferred,
+                pairs.dispreferred,
+                batch_tokens=batch_tokens,
+                progress=progress,
+            )
+        _finite(float(found[s].sum()), f"a response of '{pairs.name}'", variant)
+    return found
+
+
+def check_lengths(model: nn.Module, samples: Sequence[Sample], *, what: str, hint: str) -> None:
+    """Refuse samples that have more tokens than the model has positions.
+
+    Raises:
+        DataError: If one has.
+    """
+    config = model.config
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+    longest = max(len(sample.ids) for sample in samples)
+    if limit is not None and longest > limit:
+        raise DataError(
+            f"{what} has {longest} tokens, the model takes {limit}", hint=hint.format(limit=limit)
+        )
+
+
+def _finite(value: float, what: str, variant: Variant) -> float:
+    if not math.isfinite(value):
+        raise ModelError(
+            f"the likelihood of {what} is not finite under {variant.name}",
+            hint="the model overflows: use --dtype float32, or check the patch",
+        )
+    return value

@@ -1,0 +1,252 @@
+"""The result of an evaluation: metrics with intervals, as a table and as a JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from neuropatch.errors import OutputError
+from neuropatch.patch.metadata import BaseModel
+from neuropatch.storage.files import atomic_write
+
+FORMAT = "neuropatch-evaluation"
+FORMAT_VERSION = 1
+
+COLUMNS = ("metric", "base", "patched", "random control", "patched - base")
+
+Outcome = Literal[
+    "too-few-items",
+    "no-difference",
+    "no-control",
+    "beats-control",
+    "worse-than-control",
+    "within-control",
+    "less-than-control",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured.
+
+    Attributes:
+        name: Its name in JSON, such as ``perplexity``.
+        label: Its name in the table.
+        unit: Unit of its values; empty for none.
+        better: Whether a ``higher`` or a ``lower`` value is better.
+        items: What the intervals are drawn over: ``windows`` or ``prompts``.
+        format: Format of a value for people.
+        is_distance: Whether the value is a distance from the base, whose own value is 0.
+        is_relative: Whether a change is also told as a share of the base's value.
+        dataset: The set of pairs it is measured on, or None for the text.
+    """
+
+    name: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower"]
+    items: str
+    format: str
+    is_distance: bool = False
+    is_relative: bool = False
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % bootstrap interval; None where one item gives no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class ControlValues:
+    """The metric under each random control, and the mean and range over them."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the controls."""
+        return sum(self.values) / len(self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The controls as a JSON document."""
+        return {
+            "values": list(self.values),
+            "mean": self.mean,
+            "low": min(self.values),
+            "high": max(self.values),
+        }
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric under the base, the patch and the random controls.
+
+    Attributes:
+        metric: What was measured.
+        count: Number of items: windows or prompts.
+        base: The base's value.
+        patched: The patched model's value, None without a patch.
+        controls: The controls' values, None without a control.
+        difference: Patched minus base on the same items, None without a patch.
+        against_controls: Patched minus each control on the same items.
+        outcome: The verdict as a word, None without a patch.
+        verdict: The verdict as a sentence, None without a patch.
+    """
+
+    metric: Metric
+    count: int
+    base: Estimate
+    patched: Estimate | None = None
+    controls: ControlValues | None = None
+    difference: Estimate | None = None
+    against_controls: tuple[Estimate, ...] = ()
+    outcome: Outcome | None = None
+    verdict: str | None = None
+
+    @property
+    def relative_difference(self) -> float | None:
+        """Patched minus base over base, for metrics that are told so."""
+        if self.difference is None or not self.metric.is_relative:
+            return None
+        return self.difference.value / self.base.value
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON document."""
+        return {
+            "metric": self.metric.name,
+            "dataset": self.metric.dataset,
+            "unit": self.metric.unit,
+            "better": self.metric.better,
+            "items": self.metric.items,
+            "count": self.count,
+            "base": asdict(self.base),
+            "patched": None if self.patched is None else asdict(self.patched),
+            "control": None if self.controls is None else self.controls.to_json(),
+            "difference": None if self.difference is None else asdict(self.difference),
+            "relative_difference": self.relative_difference,
+            "against_controls": [asdict(one) for one in self.against_controls],
+            "outcome": self.outcome,
+            "verdict": self.verdict,
+        }
+
+    def row(self) -> tuple[str, ...]:
+        """The row of the table: cells under :data:`COLUMNS`."""
+        form = self.metric.format
+        base = "" if self.metric.is_distance else cell(self.base, form)
+        if self.patched is None or self.difference is None:
+            return (self.metric.label, base)
+        control = ""
+        if self.controls is not None:
+            values = self.controls.values
+            control = f"{self.controls.mean:{form}}\n({min(values):{form}} to {max(values):{form}})"
+        difference = "" if self.metric.is_distance else cell(self.difference, f"+{form}")
+        return (self.metric.label, base, cell(self.patched, form), control, difference)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All that an evaluation found, and what it was run with.
+
+    Attributes:
+        model: The model.
+        patches: What is known of each patch: name, method, edits, base model.
+        control_seeds: Seed of each random control.
+        settings: The settings.
+        device: The torch device.
+        dtype: The model's number format.
+        text: Where the text comes from, None without one.
+        pairs: Where each set of pairs comes from.
+        metrics: The results.
+        notes: Sentences about guesses, samples, and rows left out.
+        warnings: Sentences that must not be missed.
+        versions: Versions of the libraries.
+    """
+
+    model: BaseModel
+    patches: tuple[Mapping[str, Any], ...]
+    control_seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    device: str
+    dtype: str
+    text: Mapping[str, Any] | None
+    pairs: tuple[Mapping[str, Any], ...]
+    metrics: tuple[MetricResult, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON document: finite numbers, texts, null, lists and maps."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": asdict(self.model),
+            "patches": [dict(patch) for patch in self.patches],
+            "control_seeds": list(self.control_seeds),
+            "settings": dict(self.settings),
+            "device": self.device,
+            "dtype": self.dtype,
+            "text": None if self.text is None else dict(self.text),
+            "pairs": [dict(one) for one in self.pairs],
+            "metrics": [one.to_json() for one in self.metrics],
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "versions": dict(self.versions),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the JSON document to a file, atomically.
+
+        Raises:
+            OutputError: If ``path`` is no name of a JSON file.
+            OSError: If it cannot be written.
+        """
+        check_results_path(path)
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        atomic_write(path, [f"{text}\n".encode()])
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the table's columns."""
+        return COLUMNS if self.patches else COLUMNS[:2]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Rows of the table."""
+        return [one.row() for one in self.metrics]
+
+    def verdicts(self) -> list[str]:
+        """One sentence a metric; none without a patch."""
+        return [one.verdict for one in self.metrics if one.verdict is not None]
+
+
+def check_results_path(path: Path) -> None:
+    """Refuse a place for results before the work that would be lost on it.
+
+    Raises:
+        OutputError: If the path cannot be a JSON file.
+    """
+    if path.suffix != ".json" or path.is_dir():
+        raise OutputError(
+            f"-o {path}: results are written to a file named *.json",
+            hint=f"try -o {path / 'results.json' if path.is_dir() else path.with_suffix('.json')}",
+        )
+
+
+def cell(estimate: Estimate, form: str) -> str:
+    """A value for people, with its interval on a second line."""
+    value = f"{estimate.value:{form}}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value}\n[{estimate.low:{form}}, {estimate.high:{form}}]"
