@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import Annotated, TextIO
 
 import typer
+import typer.main
 
 from neuropatch._version import __version__
 
 from . import apply, demo, doctor, evaluate, localize, patches
 from .errors import report
+from .signals import Terminated, terminable
 
 app = typer.Typer(
     name="neuropatch",
     help="Find the few neurons of a language model that cause an unwanted behaviour, and edit "
     "them with a small, portable, reversible patch.",
+    epilog="\b\n" + "Show a command's options and examples:\n  $ neuropatch localize --help",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Plain help: examples keep their lines and can be copied, and rich need not be loaded.
+    rich_markup_mode=None,
 )
 localize.register(app)
 apply.register(app)
 patches.register(app)
 evaluate.register(app)
-doctor.register(app)
 demo.register(app)
+doctor.register(app)
 
 
 def _version(value: bool) -> None:
@@ -45,23 +52,50 @@ def _root(
     pass
 
 
-def main() -> None:
-    """Run the command line; the process exits with 0, 1 (known error) or 2 (usage)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process.
+
+    The exit code is 0 when all is done, 1 after a known error, 2 for a command line that cannot
+    be understood, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Args:
+        arguments: What follows the program's name; None takes the process's own.
+    """
+    # Names of files and bars may have characters that a terminal's encoding lacks.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop(sys.stdout)
+    except OSError as error:
+        _drop(sys.stdout)
+        code = report(error)
+    with suppress(BrokenPipeError):
+        sys.stderr.flush()
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    # Not through app(): that prints interrupts and closed pipes its own way.
+    command = typer.main.get_command(app)
+    try:
+        with terminable(), command.make_context("neuropatch", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
     except BrokenPipeError:
         # The reader of our output went away (head, a closed pager): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except typer.Abort:
-        code = report(KeyboardInterrupt())
-    except typer.Exit as end:
-        code = end.exit_code
+        _drop(sys.stdout)
+    except (KeyboardInterrupt, Terminated) as error:
+        return report(error)
     except Exception as error:  # noqa: BLE001  # the last line of defence, told to the user
-        show = getattr(error, "show", None)
-        if show is not None:  # click's own errors: bad options and arguments
-            show()
-            code = error.exit_code  # type: ignore[attr-defined]
-        else:
-            code = report(error)
-    sys.exit(code or 0)
+        return report(error)
+    return 0
+
+
+def _drop(stream: TextIO) -> None:
+    """Let the rest of a stream that cannot be written go nowhere, at exit as well."""
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a device, not a path of the user
+        os.dup2(nowhere.fileno(), stream.fileno())

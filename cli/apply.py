@@ -24,7 +24,8 @@ REVERT_EPILOG = options.examples(
 )
 
 FolderOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder to create for the result.")
+    Path | None,
+    typer.Option("--output", "-o", help="Folder to create for the result.", metavar="DIR"),
 ]
 HardLink = Annotated[
     bool,
@@ -53,8 +54,10 @@ def apply(
 ) -> None:
     """Write a copy of a model with patches in it.
 
-    Only the edited values are rewritten; everything else is copied byte for byte.
+    Only the edited values are rewritten; everything else is copied byte for byte. The result is
+    either a new folder (-o DIR) or the model itself (--in-place).
     """
+    out = Output(json, quiet)
     from neuropatch.checkpoint.apply import apply_patches
     from neuropatch.hub.resolve import resolve_model
     from neuropatch.patch.patch import NeuronPatch
@@ -67,7 +70,7 @@ def apply(
         dry_run=dry_run,
         hard_link=hard_link,
     )
-    _print(Output(json, quiet), result)
+    _print(out, result)
 
 
 def revert(
@@ -80,7 +83,12 @@ def revert(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a copy of a patched model with the patches taken back, byte for byte."""
+    """Write a copy of a patched model with patches taken out.
+
+    The copy has the bytes from before. The patches are those that were applied, or an undo patch
+    that apply left in the model's folder neuropatch/.
+    """
+    out = Output(json, quiet)
     from neuropatch.checkpoint.apply import revert_patches
     from neuropatch.hub.resolve import resolve_model
     from neuropatch.patch.patch import NeuronPatch
@@ -93,11 +101,12 @@ def revert(
         dry_run=dry_run,
         hard_link=hard_link,
     )
-    _print(Output(json, quiet), result)
+    _print(out, result)
 
 
 def _print(out: Output, result: ApplyResult) -> None:
-    if result.action == "apply" and result.drift.unequal:
+    # A model that holds the patch already differs from its base by just that.
+    if result.action == "apply" and result.drift.unequal and result.changed:
         out.warn("the model is not the patch's base:")
         for sentence in result.drift.sentences():
             out.warn(f"  {sentence}")

@@ -28,9 +28,10 @@ def demo(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run the whole job on a small bundled model that has memorised invented people.
+    """Run the whole job on a small bundled model.
 
-    Finds the weights that recite private records, writes the patch, and shows what is recited
+    The model has memorised invented people. The demo finds the weights that recite private
+    records, writes the patch, and shows what is recited
     before and after, beside random patches of the same size.
     """
     out = Output(json, quiet)
@@ -77,7 +78,7 @@ def _print(result: DemoResult) -> None:
             "Taking the patch back gave the model's own bytes. Next:",
             f"  neuropatch inspect {folder}/patch.safetensors",
             f"  neuropatch evaluate {folder}/model --patch {folder}/patch.safetensors "
-            f"--text {folder}/held_out.txt",
+            f"--text {folder}/held_out.jsonl",
             f"  neuropatch revert {folder}/model-patched {folder}/patch.safetensors -o again",
         ]
     )

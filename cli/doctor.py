@@ -18,23 +18,24 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show versions, devices, memory, kernels and Hub access of this installation."""
+    """Show versions, devices, memory, kernels and Hub access."""
+    out = Output(json, quiet)
     from neuropatch.diagnosis import diagnose
 
     document = diagnose()
-    Output(json, quiet).result(document, lambda: print_lines(_lines(document)))
+    kernels = ", ".join(f"{kernel['op']} {kernel['backend']}" for kernel in document["kernels"])
+    out.result(document, lambda: print_lines(_lines(document)), essence=kernels)
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
     hub = document["hub"]
-    lines = [
-        *(f"{name:<16} {version}" for name, version in document["versions"].items()),
-        f"{'memory':<16} {document['memory']}",
+    rows = [
+        *document["versions"].items(),
+        ("memory", document["memory"]),
+        *(("device", device) for device in document["devices"]),
+        *(("kernel", f"{k['op']} {k['backend']}: {k['reason']}") for k in document["kernels"]),
+        ("Hub", hub["endpoint"] + (" (offline mode)" if hub["offline"] else "")),
+        ("Hub token", f"present, from {hub['token']}" if hub["token"] else "none"),
     ]
-    for device in document["devices"]:
-        lines.append(f"{'device':<16} {device}")
-    for kernel in document["kernels"]:
-        lines.append(f"{kernel['op']:<16} {kernel['backend']}: {kernel['reason']}")
-    lines.append(f"{'Hub':<16} {hub['endpoint']}" + (" (offline mode)" if hub["offline"] else ""))
-    lines.append(f"{'Hub token':<16} {'present' if hub['token'] else 'none'}")
-    return lines
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]

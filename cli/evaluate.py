@@ -70,12 +70,14 @@ def evaluate(
     chat_template: options.ChatTemplate = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write the results to a file (*.json)."),
+        typer.Option(
+            "--output", "-o", help="Also write the results to a file (*.json).", metavar="FILE"
+        ),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure what patches do to a model, beside random patches of the same size.
+    """Measure what patches do, beside random patches of equal size.
 
     Perplexity and divergence are measured on a text, the share of preferred responses on pairs.
     Rows that a patch was localised on are left out.

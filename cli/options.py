@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -26,36 +27,80 @@ Dtype = Annotated[
         metavar="DTYPE",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0, metavar="N")]
 Samples = Annotated[
-    int, typer.Option(help="Rows taken of each data set; all rows if there are fewer.", min=1)
+    int,
+    typer.Option(
+        help="Rows taken of each data set; all rows if there are fewer.", min=1, metavar="N"
+    ),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(help="Tokens kept of each sample (default: all).", min=2)
+    int | None,
+    typer.Option(help="Tokens kept of each sample; all if not given.", min=2, metavar="N"),
 ]
-BatchTokens = Annotated[int, typer.Option(help="Most tokens of a batch, padding included.", min=1)]
-PromptColumn = Annotated[str | None, typer.Option(help="Column of the prompts.", metavar="NAME")]
+BatchTokens = Annotated[
+    int, typer.Option(help="Most tokens of a batch, padding included.", min=1, metavar="N")
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory the run may take, such as 8GB; what is free if not given.", metavar="SIZE"
+    ),
+]
+PromptColumn = Annotated[
+    str | None, typer.Option(help="Column of the prompts; guessed if not given.", metavar="NAME")
+]
 ResponseColumn = Annotated[
-    str | None, typer.Option(help="Column of the responses.", metavar="NAME")
+    str | None, typer.Option(help="Column of the responses; guessed if not given.", metavar="NAME")
 ]
-TextColumn = Annotated[str | None, typer.Option(help="Column of plain texts.", metavar="NAME")]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of plain texts, which have no prompts.", metavar="NAME"),
+]
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Put prompts into the model's chat template.")
 ]
 PatchOutput = Annotated[
-    Path, typer.Option("--output", "-o", help="Patch file to write (*.safetensors).")
+    Path,
+    typer.Option("--output", "-o", help="Patch file to write (*.safetensors).", metavar="PATCH"),
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(help="Model: a local folder, or user/name[@revision] on the Hub.")
+    str,
+    typer.Argument(
+        help="Model: a local folder, or user/name[@revision] on the Hub.", metavar="MODEL"
+    ),
 ]
 PatchArgument = Annotated[
-    str, typer.Argument(help="Patch: a file, a folder, or user/name[@revision] on the Hub.")
+    str,
+    typer.Argument(
+        help="Patch: a file, a folder, or user/name[@revision] on the Hub.", metavar="PATCH"
+    ),
 ]
 PatchesArgument = Annotated[
-    list[str], typer.Argument(help="Patches: files, folders, or user/name[@revision] on the Hub.")
+    list[str],
+    typer.Argument(
+        help="Patches: files, folders, or user/name[@revision] on the Hub.", metavar="PATCH"
+    ),
 ]
+
+_EXAMPLE_WIDTH = 76
 
 
 def examples(*commands: str) -> str:
-    """The example section of a command's help."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"$ {command}" for command in commands)])
+    """The example section of a command's help, its lines broken as a shell can read them."""
+    lines = [line for command in commands for line in _lines(f"$ {command}")]
+    # \b keeps the lines as they are, so that an example can be copied.
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _lines(command: str) -> list[str]:
+    # An option stays beside its value.
+    first, *parts = re.split(r" (?=--?[a-z])", command)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + len(part) + len("  \\") <= _EXAMPLE_WIDTH:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"      {part}")
+    return lines

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from neuropatch.progress import Progress
+
+
+LOG_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
+
+_SILENT_LIBRARIES = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -29,14 +42,20 @@ class Output:
     json: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        if self.quiet:
+            # The libraries read these when they are first imported, which commands do later.
+            os.environ.update(_SILENT_LIBRARIES)
+            warnings.simplefilter("ignore")
+
     def note(self, sentence: str) -> None:
         """Tell the user something on stderr that is no result."""
         if not self.quiet:
-            print(sentence, file=sys.stderr)
+            print(plain(sentence), file=sys.stderr)
 
     def warn(self, sentence: str) -> None:
         """Tell the user something on stderr that must not be missed, even when quiet."""
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(plain(f"warning: {sentence}"), file=sys.stderr)
 
     def result(
         self, document: Mapping[str, Any], text: Callable[[], None], *, essence: str | None = None
@@ -50,20 +69,22 @@ class Output:
                 None for a command whose text is its result.
         """
         if self.json:
-            json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-            print()
+            print(_json_text(document))
         elif self.quiet and essence is not None:
-            print(essence)
+            print(plain(essence))
         else:
             text()
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Progress bars on stderr, one a task; silent when quiet or not on a terminal."""
+        """Progress on stderr: bars on a terminal, a line now and then elsewhere, none if quiet."""
         from neuropatch.progress import Silent
 
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet:
             yield Silent()
+            return
+        if not sys.stderr.isatty():
+            yield _Lines()
             return
         from rich import progress as bars
         from rich.console import Console
@@ -79,6 +100,22 @@ class Output:
             yield _Bars(display)
 
 
+def plain(text: str) -> str:
+    """Text without control characters.
+
+    What a patch or a checkpoint from the Hub says of itself must not move the cursor, style the
+    terminal or hide anything.
+    """
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _json_text(document: Mapping[str, Any]) -> str:
+    ascii_only = sys.stdout.encoding.lower() not in ("utf-8", "utf8")
+    text = json.dumps(document, indent=2, ensure_ascii=ascii_only, allow_nan=False)
+    # A file name that is not UTF-8 holds lone surrogates; escaped, they are JSON.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class _Bars:
     """Progress that draws bars with rich."""
 
@@ -91,6 +128,28 @@ class _Bars:
 
     def advance(self, steps: int = 1) -> None:
         self._display.advance(self._task, steps)
+
+
+class _Lines:
+    """Progress for logs: a line when a task starts, and one every half minute."""
+
+    def __init__(self) -> None:
+        self._label = ""
+        self._total = self._done = 0
+        self._said = 0.0
+
+    def start(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._say(f"{label}: 0 of {total}")
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        if time.monotonic() - self._said >= LOG_SECONDS:
+            self._say(f"{self._label}: {self._done} of {self._total}")
+
+    def _say(self, sentence: str) -> None:
+        self._said = time.monotonic()
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
@@ -114,4 +173,4 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines on stdout."""
     for line in lines:
-        print(line)
+        print(plain(line))

@@ -8,18 +8,21 @@ from typing import Annotated
 import typer
 
 from . import options
-from .localize import check_patch_output
 from .output import Output, print_lines
-from .views import patch_lines, patch_summary
+from .patch_output import check_patch_output, save_patch
 
 INSPECT_EPILOG = options.examples(
     "neuropatch inspect spin.safetensors", "neuropatch inspect user/patch --json"
 )
 COMBINE_EPILOG = options.examples(
-    "neuropatch combine union phones.safetensors emails.safetensors -o both.safetensors",
+    "neuropatch combine union phones.safetensors emails.safetensors -o pii.safetensors",
+    "neuropatch combine intersection a.safetensors b.safetensors -o both.safetensors",
     "neuropatch combine difference a.safetensors b.safetensors -o only-a.safetensors",
 )
-DIFF_EPILOG = options.examples("neuropatch diff base-model fine-tuned-model -o delta.safetensors")
+DIFF_EPILOG = options.examples(
+    "neuropatch diff base-model fine-tuned-model -o delta.safetensors",
+    "neuropatch diff user/base user/fine-tuned@main -o delta.safetensors --json",
+)
 
 
 class Operation(str, Enum):
@@ -50,8 +53,11 @@ def inspect(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what a patch edits, by layer and role, and where it comes from."""
+    """Show what a patch edits, and where it comes from."""
+    out = Output(json, quiet)
     from neuropatch.patch.patch import NeuronPatch
+
+    from .views import patch_lines, patch_summary
 
     found = NeuronPatch.from_pretrained(patch)
     document = {
@@ -59,15 +65,23 @@ def inspect(
         "inverted": found.inverted,
         "metadata": found.metadata.to_json(),
     }
-    Output(json, quiet).result(document, lambda: print_lines(patch_lines(found)))
+    essence = ", ".join(f"{count} {kind}" for kind, count in document["kinds"].items())
+    out.result(document, lambda: print_lines(patch_lines(found)), essence=essence or "no edits")
 
 
 def combine(
-    operation: Annotated[Operation, typer.Argument(help="union, intersection or difference.")],
+    operation: Annotated[
+        Operation,
+        typer.Argument(help="union, intersection or difference.", metavar="OPERATION"),
+    ],
     patches: options.PatchesArgument,
     output: options.PatchOutput,
     on_conflict: Annotated[
-        OnConflict, typer.Option(help="For union: which patch counts where they disagree.")
+        OnConflict,
+        typer.Option(
+            help="For union: which patch counts where they disagree.",
+            metavar="error|first|last",
+        ),
     ] = OnConflict.error,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -77,9 +91,12 @@ def combine(
     union makes all their edits, intersection those that all of them make, difference those of
     the first patch at weights that no other one edits.
     """
+    out = Output(json, quiet)
     from neuropatch.errors import SelectionError, UsageError
     from neuropatch.patch import algebra
     from neuropatch.patch.patch import NeuronPatch
+
+    from .views import patch_lines, patch_summary
 
     check_patch_output(output)
     if len(patches) < 2:
@@ -95,8 +112,8 @@ def combine(
         raise SelectionError(
             f"the {operation.value} of the patches is empty", hint="nothing was written"
         )
-    combined.save(output)
-    Output(json, quiet).result(
+    save_patch(combined, output)
+    out.result(
         {"patch": str(output), **patch_summary(combined)},
         lambda: print_lines([*patch_lines(combined), f"wrote {output}"]),
         essence=str(output),
@@ -104,27 +121,41 @@ def combine(
 
 
 def diff(
-    base: options.ModelArgument,
-    model: options.ModelArgument,
+    base: Annotated[
+        str, typer.Argument(help="Model that the patch will apply to.", metavar="BASE")
+    ],
+    model: Annotated[
+        str, typer.Argument(help="Model that it will give, of the same shape.", metavar="MODEL")
+    ],
     output: options.PatchOutput,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write the difference of two checkpoints as a patch of the first."""
+    """Write what differs between two models as a patch.
+
+    Each is a local folder, or user/name[@revision] on the Hub. The patch gives MODEL when it is
+    applied to BASE; it carries matrices of attention and MLP, and other tensors that differ are
+    named.
+    """
+    out = Output(json, quiet)
     from neuropatch.checkpoint.diff import diff_checkpoints
     from neuropatch.hub.resolve import resolve_model
 
+    from .views import patch_lines, patch_summary
+
     check_patch_output(output)
-    out = Output(json, quiet)
     found = diff_checkpoints(resolve_model(base).folder, resolve_model(model).folder)
-    found.patch.save(output)
-    if found.outside:
-        out.warn(
-            f"{len(found.outside)} tensors differ that no patch can carry, such as "
-            f"'{found.outside[0]}'"
-        )
+    save_patch(found.patch, output)
+    if found.not_carried:
+        name, how = next(iter(found.not_carried.items()))
+        count = len(found.not_carried)
+        out.warn(f"{count} tensors differ that the patch does not carry, such as '{name}' ({how})")
     out.result(
-        {"patch": str(output), "outside": list(found.outside), **patch_summary(found.patch)},
+        {
+            "patch": str(output),
+            **patch_summary(found.patch),
+            "not_carried": dict(found.not_carried),
+        },
         lambda: print_lines([*patch_lines(found.patch), f"wrote {output}"]),
         essence=str(output),
     )

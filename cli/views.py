@@ -84,10 +84,16 @@ def histogram(counts: dict[str, int]) -> list[str]:
 
 def _method(method: Any) -> str:
     parameters = method.get("parameters", {})
-    shown = ", ".join(f"{name} {value}" for name, value in parameters.items())
+    shown = ", ".join(f"{name} {_value(parameters[name])}" for name in sorted(parameters))
     name = method.get("name", "unknown")
     if "of" in method:
         parts = method["of"] if isinstance(method["of"], list) else [method["of"]]
         shown = "of " + ", ".join(str(part.get("name")) for part in parts)
     paper = f" ({method['paper']})" if "paper" in method else ""
     return f"{name}{paper}" + (f": {shown}" if shown else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

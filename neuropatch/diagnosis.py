@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants
 
 from neuropatch.attribution.plan import available_memory, format_size
 from neuropatch.kernels import backends
@@ -15,7 +17,10 @@ from neuropatch.provenance import library_versions
 
 
 def diagnose() -> dict[str, Any]:
-    """Describe the installation, in types that JSON knows; never holds the Hub token."""
+    """Describe the installation, in types that JSON knows; never holds the Hub token.
+
+    ``hub.token`` says where the token would be taken from, None if there is none.
+    """
     return {
         "versions": {"python": platform.python_version(), **library_versions()},
         "memory": f"{format_size(available_memory())} available",
@@ -24,9 +29,18 @@ def diagnose() -> dict[str, Any]:
         "hub": {
             "endpoint": constants.ENDPOINT,
             "offline": bool(constants.HF_HUB_OFFLINE),
-            "token": get_token() is not None,
+            "token": _token_from(),
         },
     }
+
+
+def _token_from() -> str | None:
+    # The Hub client's own get_token() may ask the network for one.
+    for variable in ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if os.environ.get(variable, "").strip():
+            return variable
+    stored = Path(constants.HF_TOKEN_PATH)
+    return str(stored) if stored.is_file() and stored.stat().st_size else None
 
 
 def _devices() -> list[str]:

@@ -13,6 +13,7 @@ from neuropatch.checkpoint.index import Checkpoint
 from neuropatch.checkpoint.plan import make_plan
 from neuropatch.data.columns import ColumnOptions
 from neuropatch.data.corpus import Corpus, load_corpus
+from neuropatch.errors import DataError, ModelError
 from neuropatch.hub.resolve import ResolvedModel, resolve_model
 from neuropatch.methods._base import Inputs, Limits, Localization, find_method
 from neuropatch.patch.patch import NeuronPatch
@@ -81,14 +82,22 @@ def localize(
     data = data or DataOptions()
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
-    chosen.check(checkpoint.layout, parameters)
+    chosen.check(checkpoint.layout, list(datasets), general is not None, parameters)
     # Imported late: everything above refuses bad input without loading transformers.
-    from neuropatch.models.loading import load_causal_model, load_tokenizer
+    from neuropatch.models.loading import (
+        load_causal_model,
+        load_tokenizer,
+        parse_device,
+        parse_dtype,
+    )
 
+    parse_dtype(dtype)
+    parse_device(device)
     tokenizer = load_tokenizer(resolved.folder)
     corpora = {name: _corpus(spec, name, tokenizer, data) for name, spec in datasets.items()}
     kept = None if general is None else _corpus(general, "general", tokenizer, data)
     for corpus in [*corpora.values(), *([kept] if kept is not None else [])]:
+        _check_fits(corpus, checkpoint)
         for sentence in corpus.notes:
             note(sentence)
     inputs = Inputs(
@@ -118,10 +127,39 @@ def _corpus(spec: str, name: str, tokenizer: Tokenizer, data: DataOptions) -> Co
     )
 
 
+def _check_fits(corpus: Corpus, checkpoint: Checkpoint) -> None:
+    """Refuse samples that the model has no embeddings or positions for.
+
+    Raises:
+        ModelError: If the tokenizer has tokens that the model does not have.
+        DataError: If a sample is longer than the model's context.
+    """
+    vocabulary = checkpoint.layout.signature.dimensions["vocabulary"]
+    largest = max(max(sample.ids) for sample in corpus.samples)
+    if largest >= vocabulary:
+        raise ModelError(
+            f"the tokenizer of {checkpoint.folder} makes token {largest} of {corpus.source}, and "
+            f"the model has {vocabulary} tokens",
+            hint="copy the model's own tokenizer files into the folder",
+        )
+    names = ("max_position_embeddings", "n_positions")
+    context = next((size for name in names if (size := checkpoint.config.get(name))), None)
+    longest = max(corpus.samples, key=lambda sample: len(sample.ids))
+    if isinstance(context, int) and len(longest.ids) > context:
+        raise DataError(
+            f"{corpus.source}: row {longest.row + 1} has {len(longest.ids)} tokens, and the model "
+            f"takes {context}",
+            hint=f"cut long samples with --max-length {context}",
+        )
+
+
 def _as_stored(patch: NeuronPatch, checkpoint: Checkpoint, resolved: ResolvedModel) -> NeuronPatch:
     """The patch with the values that the files hold, which another dtype may have rounded."""
     stored = make_plan(checkpoint, [patch]).undo_patch()
+    declared = checkpoint.config.get("license")
     metadata = replace(
-        patch.metadata, base_model=resolved.base, license=checkpoint.config.get("license")
+        patch.metadata,
+        base_model=resolved.base,
+        license=declared if isinstance(declared, str) else None,
     )
     return replace(stored, metadata=metadata)

@@ -25,6 +25,7 @@ from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import sample_losses
 from neuropatch.models.modules import ParameterSlot, resolve_layer, resolve_parameters
 from neuropatch.progress import Progress, Silent
+from neuropatch.storage.dtypes import Array
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -85,7 +86,8 @@ class TopWeightsRun:
             ModelError: If a loss or score is not finite.
             OutputError: If the saved state belongs to another run.
         """
-        start, sums = Position(), {}
+        start = Position()
+        sums: dict[str, Array] = {}
         if self._state is not None:
             start, sums = self._state.load(self.selectors)
         passes = [

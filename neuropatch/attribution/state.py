@@ -8,14 +8,15 @@ which they were made, so a resumed run ends with the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from neuropatch.attribution.accumulator import GradientAccumulator
 from neuropatch.attribution.selection import TopSelector
@@ -107,6 +108,19 @@ class RunState:
 def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
     """Saved sums as tensors."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def fingerprint_of_weights(model: nn.Module) -> str:
+    """A digest of a sample of every parameter: a name alone would not tell a retrained model.
+
+    Reading up to 256 values of each parameter takes no time, and no training leaves them all.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)].double().cpu().numpy()
+        digest.update(name.encode() + sample.tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint_of(document: Mapping[str, Any]) -> str:

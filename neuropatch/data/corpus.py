@@ -62,17 +62,20 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Text:
-    """One long text, for perplexity.
+    """Plain text, for perplexity.
 
     Attributes:
-        text: The text.
+        documents: Texts that have nothing to do with each other: the rows of a table, or the one
+            text of a ``.txt`` file.
+        by_row: Whether each document is a row of a table.
         source: Display name of the file.
         revision: Commit of a file on the Hub, None for a local file.
         sha256: Hexadecimal SHA-256 digest of the file's bytes.
         notes: Sentences for the user about guesses.
     """
 
-    text: str
+    documents: tuple[str, ...]
+    by_row: bool
     source: str
     revision: str | None
     sha256: str
@@ -137,11 +140,11 @@ def load_corpus(
 
 
 def load_text(spec: str, *, text_column: str | None = None) -> Text:
-    """Read one long text.
+    """Read plain text.
 
     Args:
-        spec: A path or a Hub data set. A ``.txt`` file is taken as it is; of a table, the texts of
-            one column are joined by line ends.
+        spec: A path or a Hub data set. A ``.txt`` file is one document, taken as it is; of a
+            table, every text of one column is a document of its own.
         text_column: The column of a table; None guesses. A ``.txt`` file has no columns.
 
     Raises:
@@ -151,7 +154,7 @@ def load_text(spec: str, *, text_column: str | None = None) -> Text:
     source = read_source(spec)
     if source.suffix == ".txt":
         text = decode(source.data, source.label)
-        return Text(text, source.name, source.revision, source.sha256, ())
+        return Text((text,), False, source.name, source.revision, source.sha256, ())
     table = table_of(source)
     chosen, notes = choose_columns(table, ColumnOptions(text=text_column))
     if not chosen.is_text:
@@ -159,5 +162,5 @@ def load_text(spec: str, *, text_column: str | None = None) -> Text:
             f"{table.source} holds prompts and responses where a plain text is needed",
             hint="choose the column of the text with --text-column",
         )
-    text = "\n".join(example.response for example in examples(table, chosen))
-    return Text(text, table.source, table.revision, table.sha256, notes)
+    documents = tuple(example.response for example in examples(table, chosen))
+    return Text(documents, True, table.source, table.revision, table.sha256, notes)

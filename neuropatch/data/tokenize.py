@@ -10,7 +10,7 @@ a BOS; with a tokenizer that adds none this drops a real token, so it is not don
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from neuropatch.data.columns import Example
@@ -144,28 +144,32 @@ def encode(
 
 
 def text_windows(
-    text: str, tokenizer: Tokenizer, length: int, *, source: str = "the text"
+    documents: Sequence[str], tokenizer: Tokenizer, length: int, *, source: str = "the text"
 ) -> list[Sample]:
-    """Tokenise one long text and cut it into windows for perplexity.
+    """Tokenise documents and cut them into windows for perplexity; no window spans two of them.
 
     Args:
-        text: The text.
+        documents: Texts that have nothing to do with each other.
         tokenizer: A ``transformers`` tokenizer. A BOS that it adds is put before every window.
         length: Tokens of a window.
         source: Name of the text, for messages.
 
+    Returns:
+        One sample for each window, its ``row`` the window's number from 0 over all documents.
+
     Raises:
-        DataError: The text gives no label.
+        DataError: The documents give no label.
         UsageError: ``length`` leaves no room for a label.
     """
-    ids = _ids(tokenizer, [text], special=False)[0]
-    cut = windows(ids, length, prefix=special_prefix(tokenizer))
+    tokens = _ids(tokenizer, list(documents), special=False)
+    prefix = special_prefix(tokenizer)
+    cut = [window for ids in tokens for window in windows(ids, length, prefix=prefix)]
     if not cut:
         raise DataError(
-            f"{source} has {len(ids)} tokens, too few to predict one from another",
+            f"{source} has {sum(map(len, tokens))} tokens, too few to predict one from another",
             hint="use a longer text",
         )
-    return cut
+    return [replace(window, row=number) for number, window in enumerate(cut)]
 
 
 def windows(ids: Sequence[int], length: int, *, prefix: Sequence[int] = ()) -> list[Sample]:

@@ -244,7 +244,8 @@ def data_files(corpus: Corpus) -> dict[str, str]:
         )
         for name, table in rows.items()
     }
-    return files | {"held_out.txt": "".join(f"{text}\n" for text in corpus.held_out)}
+    stories = "".join(json.dumps({"text": text}) + "\n" for text in corpus.held_out)
+    return files | {"held_out.jsonl": stories}
 
 
 def read_records(path: Path) -> list[Row]:

@@ -190,7 +190,7 @@ def _perplexity(
 ) -> DemoRow:
     """Perplexity a token of stories that no part of the demo has seen."""
     stories = load_corpus(
-        str(DATA_DIR / "held_out.txt"),
+        str(DATA_DIR / "held_out.jsonl"),
         name="held_out",
         samples=None,
         seed=0,

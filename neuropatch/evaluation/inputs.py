@@ -83,13 +83,13 @@ def load_text_input(
         notes.append(
             f"{text.source}: {excluded} rows were used to localise the patch and are left out"
         )
-    cut = text_windows(text.text, tokenizer, settings.window_length, source=text.source)
+    cut = text_windows(text.documents, tokenizer, settings.window_length, source=text.source)
     chosen = sample_rows(len(cut), settings.windows, settings.seed)
     windows = tuple(cut[number] for number in chosen)
     tokens = sum(window.label_count for window in windows)
     notes.append(
-        f"{text.source}: {len(windows)} of {len(cut)} windows of {settings.window_length} tokens, "
-        f"{tokens} predicted tokens"
+        f"{text.source}: {len(windows)} of {len(cut)} windows of up to "
+        f"{settings.window_length} tokens, {tokens} predicted tokens"
     )
     record = {
         "source": text.source,
@@ -199,4 +199,5 @@ def _without_used(
             f"{table.source}: all {len(every)} rows were used to localise the patch",
             hint=_UNUSED_HINT,
         )
-    return replace(text, text="\n".join(left)), len(every) - len(left)
+    documents = tuple(left) if text.by_row else ("\n".join(left),)
+    return replace(text, documents=documents), len(every) - len(left)

@@ -1,10 +1,10 @@
 """Perplexity of a plain text under a causal language model.
 
-The text is tokenised as a whole, without special tokens, and cut into windows that do not overlap
-(:func:`neuropatch.data.tokenize.text_windows`). What the tokenizer puts before every text, a BOS,
-is put before every window and is never predicted. Without one, the first token of a window is
-context only. With ``S`` the sum of the negative log likelihoods of all predicted tokens of all
-windows and ``N`` their number,
+Every document (a ``.txt`` file, or a row of a table) is tokenised as a whole, without special
+tokens, and cut into windows that do not overlap (:func:`neuropatch.data.tokenize.text_windows`).
+What the tokenizer puts before every text, a BOS, is put before every window and is never
+predicted. Without one, the first token of a window is context only. With ``S`` the sum of the
+negative log likelihoods of all predicted tokens of all windows and ``N`` their number,
 
     perplexity = exp(S / N)
 

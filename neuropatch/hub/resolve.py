@@ -17,6 +17,9 @@ _HUB_ID = re.compile(
 _MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 """Weights, configs and tokenizer; never a pickle."""
 
+_OTHER_FILES = ["*/*", "consolidated*", "*.bin.index.json"]
+"""The same weights in other formats, and everything in subfolders."""
+
 
 @dataclass(frozen=True)
 class ResolvedModel:
@@ -39,34 +42,53 @@ def resolve_model(name: str, *, token: str | bool | None = None) -> ResolvedMode
         token: Hub token; None takes the one that is logged in, False sends none.
 
     Raises:
-        ModelError: If there is no such folder and the name is no Hub id.
+        ModelError: If there is no such folder and the name is no Hub id, or the Hub model has no
+            safetensors weights.
         HubError: If the Hub refuses, has no such model, or cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = _local(name)
     if path.is_dir():
         return ResolvedModel(path, BaseModel(path.resolve().name))
     if path.exists():
-        raise ModelError(f"{name} is a file, not a model folder", hint="name the folder it is in")
+        raise ModelError(f"{name} is a file, not a model folder", hint=_instead_of(path))
     match = _hub_id(name)
     if match is None:
         raise ModelError(
             f"there is no folder {name}",
             hint="check the path, or name a Hub model as user/name",
         )
-    from huggingface_hub import snapshot_download
+    return _download_model(match["repo"], match["revision"], token)
+
+
+def _instead_of(path: Path) -> str:
+    if path.suffix == ".gguf":
+        return "edit the safetensors checkpoint it was made from, then convert the result to GGUF"
+    return f"name the folder it is in, {path.parent}"
+
+
+def _download_model(repo: str, revision: str | None, token: str | bool | None) -> ResolvedModel:
+    from huggingface_hub import HfApi
 
     from neuropatch.hub.errors import translate_hub_errors
 
-    with translate_hub_errors(f"model {match['repo']}"):
-        folder = snapshot_download(
-            match["repo"],
-            revision=match["revision"],
-            allow_patterns=_MODEL_FILES,
-            # Consolidated copies of the same weights in other layouts.
-            ignore_patterns=["original/*", "consolidated*", "*/*"],
-            token=token,
+    what = f"model {repo} (looked up on the Hub, as there is no local folder of this name)"
+    api = HfApi(token=token, library_name="neuropatch")
+    with translate_hub_errors(what):
+        # Fails at once without a network, where a download retries for half a minute, and falls
+        # back to the commit that the cache remembers.
+        commit = api.resolve_revision(repo, revision=revision)
+        folder = Path(
+            api.snapshot_download(
+                repo, revision=commit, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
+            )
         )
-    return ResolvedModel(Path(folder), BaseModel(match["repo"], Path(folder).name))
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model {repo} has no safetensors weights on the Hub, at commit {folder.name[:12]}",
+            hint="load it with transformers, save it with save_pretrained, and name that folder; "
+            "or look for a revision such as refs/pr/1 that has them",
+        )
+    return ResolvedModel(folder, BaseModel(repo, folder.name))
 
 
 def resolve_patch(
@@ -80,10 +102,11 @@ def resolve_patch(
     """Find a patch file: a file, a folder that holds one, or a Hub repo.
 
     Raises:
-        PatchFormatError: If a local path holds no patch.
+        PatchFormatError: If a local path holds no patch, or there is no file of that name and it
+            is no Hub id.
         HubError: If the Hub refuses, has no such patch, or cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = _local(name)
     if path.is_dir():
         path = path / PATCH_FILE
         if not path.is_file():
@@ -93,7 +116,7 @@ def resolve_patch(
     if path.is_file():
         return path
     match = _hub_id(name)
-    if match is None or name.endswith(".safetensors"):
+    if match is None or path.suffix == ".safetensors":
         raise PatchFormatError(
             f"there is no patch {name}", hint="check the path, or name a Hub repo as user/name"
         )
@@ -102,17 +125,25 @@ def resolve_patch(
             f"two revisions for {match['repo']}: {match['revision']} and {revision}",
             hint="give one of them",
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi
 
     from neuropatch.hub.errors import translate_hub_errors
 
-    with translate_hub_errors(f"patch {match['repo']}"):
+    repo = match["repo"]
+    api = HfApi(token=token, library_name="neuropatch")
+    with translate_hub_errors(f"patch {repo} (looked up on the Hub, as there is no such file)"):
+        commit = api.resolve_revision(
+            repo,
+            revision=revision or match["revision"],
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    with translate_hub_errors(f"patch {repo}/{PATCH_FILE}"):
         return Path(
-            hf_hub_download(
-                match["repo"],
+            api.hf_hub_download(
+                repo,
                 PATCH_FILE,
-                revision=revision or match["revision"],
-                token=token,
+                revision=commit,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
@@ -121,3 +152,8 @@ def resolve_patch(
 
 def _hub_id(name: str) -> re.Match[str] | None:
     return _HUB_ID.fullmatch(name)
+
+
+def _local(name: str) -> Path:
+    # Only ~/ is the user's own: expanduser() fails on ~name where there is no such user.
+    return Path(name).expanduser() if name.startswith("~/") else Path(name)

@@ -55,7 +55,7 @@ def load_extension(path: Path) -> str | None:
             "compiler and NEUROPATCH_BUILD=1 builds it or says why it cannot be built"
         )
     try:
-        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+        torch.ops.load_library(path)
     except OSError as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         return f"the compiled extension cannot be loaded by torch {torch.__version__}: {cause}"
@@ -64,7 +64,7 @@ def load_extension(path: Path) -> str | None:
 
 EXTENSION_PATH = Path(__file__).with_name("_C.abi3.so")
 _MISSING = load_extension(EXTENSION_PATH)
-_LIBRARY = torch.library.Library("neuropatch", "DEF" if _MISSING else "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("neuropatch", "DEF" if _MISSING else "FRAGMENT")
 
 
 def available_choices() -> tuple[str, ...]:
@@ -153,6 +153,6 @@ def _snip_accumulate_default(score: Tensor, grad: Tensor, input: Tensor, offsets
 
 if _MISSING:
     for _schema in SCHEMAS.values():
-        _LIBRARY.define(_schema)  # type: ignore[no-untyped-call]
-_LIBRARY.impl("snip_accumulate_", _snip_accumulate_default, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        _LIBRARY.define(_schema)
+_LIBRARY.impl("snip_accumulate_", _snip_accumulate_default, "CompositeExplicitAutograd")
 torch.library.register_fake("neuropatch::snip_accumulate_", check_snip_metadata, lib=_LIBRARY)

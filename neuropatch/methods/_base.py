@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -86,7 +86,8 @@ class Method:
         paper: Where it is published.
         granularity: ``weights`` or ``units``.
         config: The frozen dataclass of its parameters.
-        check: Refuses, before the model is loaded, parameters that cannot work for a layout.
+        check: Refuses, before the model is loaded, what cannot work: takes the layout, the names
+            of the data sets, whether there is a general one, and an instance of ``config``.
         run: Finds the patch: inputs and an instance of ``config`` to a localization.
     """
 
@@ -94,7 +95,7 @@ class Method:
     paper: str
     granularity: str
     config: type[Any]
-    check: Callable[[Layout, Any], None]
+    check: Callable[[Layout, Sequence[str], bool, Any], object]
     run: Callable[[Inputs, Any], Localization]
 
 

@@ -17,7 +17,7 @@ weights, and it drops the response's first token where the tokenizer adds no BOS
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch import nn
 from neuropatch.attribution.plan import ScorePlan, available_memory, plan_scores
 from neuropatch.attribution.run import TopWeightsRun, Wanted
 from neuropatch.attribution.selection import SCOPES, IndexSets, amount_of, parse_amount
-from neuropatch.attribution.state import RunState, fingerprint_of
+from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights
 from neuropatch.data.corpus import Corpus
 from neuropatch.errors import SelectionError, UsageError
 from neuropatch.kernels import backends
@@ -86,20 +86,12 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
         ResourceError: If the scores do not fit the memory.
     """
     general = inputs.general
-    if len(inputs.datasets) < 2 or general is None:
-        raise UsageError(
-            "spin compares data sets that conflict",
-            hint="give at least two --dataset NAME=FILE, and --general FILE",
-        )
-    if GENERAL in inputs.datasets:
-        raise UsageError(
-            f"a conflicting data set cannot be called '{GENERAL}'", hint="choose another NAME"
-        )
     layout = model_layout(inputs.model)
+    notes = _check(layout, list(inputs.datasets), general is not None, config)
+    assert general is not None  # what _check refuses
     matrices = layout.matrices(parse_target(config.target))
     wanted = {name: Wanted(corpus.samples, config.q) for name, corpus in inputs.datasets.items()}
     wanted[GENERAL] = Wanted(general.samples, config.p)
-    notes = _empty_selections(layout, config)
     plan = _plan(inputs.model, layout, matrices, inputs.limits)
     inputs.note(f"plan: {plan.sentence()}")
     corpora = [*inputs.datasets.values(), general]
@@ -111,7 +103,7 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
         scope=config.scope,
         plan=plan,
         batch_tokens=inputs.limits.batch_tokens,
-        state=_state(inputs.limits, metadata, plan),
+        state=_state(inputs, metadata, plan),
         progress=inputs.progress,
     )
     sets = run.run()
@@ -155,6 +147,12 @@ def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
         sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
     notes = []
     for option, amount in (("--q", config.q), ("--p", config.p)):
+        if amount >= max(sizes.values()):
+            raise UsageError(
+                f"{option} {amount:g} takes all {max(sizes.values()):,} weights of a "
+                f"{config.scope}",
+                hint="give a fraction between 0 and 1, or a smaller count",
+            )
         empty = sum(amount_of(amount, size) == 0 for size in sizes.values())
         if not empty:
             continue
@@ -170,8 +168,20 @@ def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
     return notes
 
 
-def _check(layout: Layout, config: SpinConfig) -> None:
-    _empty_selections(layout, config)
+def _check(
+    layout: Layout, datasets: Sequence[str], has_general: bool, config: SpinConfig
+) -> list[str]:
+    """Refuse what cannot work; returns sentences on what will be left out."""
+    if len(datasets) < 2 or not has_general:
+        raise UsageError(
+            "spin compares data sets that conflict",
+            hint="give at least two --dataset NAME=FILE, and --general FILE",
+        )
+    if GENERAL in datasets:
+        raise UsageError(
+            f"a conflicting data set cannot be called '{GENERAL}'", hint="choose another NAME"
+        )
+    return _empty_selections(layout, config)
 
 
 def _plan(model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Limits) -> ScorePlan:
@@ -217,11 +227,15 @@ def _metadata(
     )
 
 
-def _state(limits: Limits, metadata: PatchMetadata, plan: ScorePlan) -> RunState | None:
-    if limits.resume is None:
+def _state(inputs: Inputs, metadata: PatchMetadata, plan: ScorePlan) -> RunState | None:
+    if inputs.limits.resume is None:
         return None
-    windows = [len(window) for window in plan.windows]
-    return RunState(limits.resume, fingerprint_of({**metadata.to_json(), "windows": windows}))
+    run = {
+        **metadata.to_json(),
+        "windows": [len(window) for window in plan.windows],
+        "weights": fingerprint_of_weights(inputs.model),
+    }
+    return RunState(inputs.limits.resume, fingerprint_of(run))
 
 
 def _zero(

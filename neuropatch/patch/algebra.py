@@ -113,7 +113,7 @@ def compose(
             shown = "; ".join(map(str, first)) + ("; ..." if count > 3 else "")
             raise PatchConflictError(
                 f"the patches disagree on {count} coordinates: {shown}",
-                hint="combine patches made on the same base, or choose which one counts",
+                hint="combine patches made on one base, or say which counts with --on-conflict",
             )
     kept: list[WeightEdit | UnitEdit] = []
     for _, cells in _homes(aligned):

@@ -87,19 +87,21 @@ def test_load_text_takes_a_text_file_as_it_is(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\n two\n")
     text = load_text(str(path))
-    assert text.text == "one\r\n\n two\n"
+    assert text.documents == ("one\r\n\n two\n",)
+    assert not text.by_row
     assert text.source == "a.txt"
     assert text.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert text.notes == ()
 
 
-def test_load_text_joins_a_column(tmp_path, file):
+def test_load_text_takes_each_row_of_a_column_as_a_document(tmp_path, file):
     path = tmp_path / "a.csv"
     path.write_text("text,n\none,1\ntwo,2\n")
     text = load_text(str(path))
-    assert text.text == "one\ntwo"
+    assert text.documents == ("one", "two")
+    assert text.by_row
     assert text.notes == ("a.csv: reading 'text' as plain text (to change it: --text-column)",)
-    assert load_text(str(path), text_column="n").text == "1\n2"
+    assert load_text(str(path), text_column="n").documents == ("1", "2")
     with pytest.raises(DataError, match="prompts and responses where a plain text"):
         load_text(str(file))
 

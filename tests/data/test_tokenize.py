@@ -173,8 +173,18 @@ def test_windows_need_room():
 def test_text_windows(plain_tokenizer, bos_tokenizer):
     text = "the cat sat. " * 20
     tokens = ids(plain_tokenizer, text)
-    cut = text_windows(text, bos_tokenizer, 16)
+    cut = text_windows([text], bos_tokenizer, 16)
     assert sum(window.label_count for window in cut) == len(tokens)
     assert {window.ids[0] for window in cut} == {0}
     with pytest.raises(DataError, match="has 1 tokens, too few"):
-        text_windows("a", plain_tokenizer, 16)
+        text_windows(["a"], plain_tokenizer, 16)
+
+
+def test_no_window_spans_two_documents(plain_tokenizer, bos_tokenizer):
+    documents = ["the cat sat. " * 7, "a", "the cat. " * 9]
+    cut = text_windows(documents, bos_tokenizer, 16)
+    assert [window.row for window in cut] == list(range(len(cut)))
+    apart = [window.ids for one in documents for window in text_windows([one], bos_tokenizer, 16)]
+    assert [window.ids for window in cut] == apart
+    # Without a BOS nothing predicts the only token of the second document.
+    assert all(window.label_count for window in text_windows(documents, plain_tokenizer, 16))

@@ -38,7 +38,7 @@ def naive(model, tokenizer, bos):
 @pytest.mark.parametrize("bos", [False, True])
 def test_equals_a_naive_float64_computation(model, make_tokenizer, bos):
     tokenizer = make_tokenizer(bos)
-    windows = text_windows(TEXT, tokenizer, LENGTH)
+    windows = text_windows([TEXT], tokenizer, LENGTH)
     scores = measure_text(model, windows, [Variant("the model")], Silent())
     total, tokens = naive(model, tokenizer, [0] if bos else [])
     assert scores.tokens.sum() == tokens
@@ -50,7 +50,7 @@ def test_equals_a_naive_float64_computation(model, make_tokenizer, bos):
 
 def test_divergence_equals_a_naive_float64_computation(model, make_model, tokenizer):
     other = make_model("llama", vocab_size=260, initializer_range=0.5, seed=1)
-    window = text_windows(TEXT, tokenizer, LENGTH)[0]
+    window = text_windows([TEXT], tokenizer, LENGTH)[0]
     (base, _), (found, _) = window_logits(model, window), window_logits(other, window)
     p, q = (torch.log_softmax(x.double(), -1) for x in (base, found))
     expected = float((p.exp() * (p - q)).sum())

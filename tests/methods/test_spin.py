@@ -9,6 +9,7 @@ from neuropatch.attribution import run as run_module
 from neuropatch.attribution.plan import plan_scores
 from neuropatch.attribution.reference import snip_scores
 from neuropatch.attribution.selection import amount_of
+from neuropatch.attribution.state import fingerprint_of_weights
 from neuropatch.data.columns import Columns
 from neuropatch.data.corpus import Corpus
 from neuropatch.data.tokenize import Sample, TokenizedCorpus
@@ -219,7 +220,8 @@ def test_an_amount_of_no_weight_anywhere_is_an_error(inputs):
         localize(inputs(), SpinConfig())
     # What the hint proposes must work.
     proposed = float(caught.value.hint.split()[2])
-    find_method("spin").check(model_layout(inputs().model), SpinConfig(q=proposed))
+    layout = model_layout(inputs().model)
+    find_method("spin").check(layout, ["a", "b"], True, SpinConfig(q=proposed))
 
 
 def test_an_amount_of_no_weight_in_some_matrices_is_counted(inputs, corpus):
@@ -229,6 +231,22 @@ def test_an_amount_of_no_weight_in_some_matrices_is_counted(inputs, corpus):
     config = SpinConfig(p=1, q=0.01, target="q,k")
     found = localize(Inputs(given.model, twins, given.general), config)
     assert found.notes == ("--q 0.01 takes no weight from 2 of 4 (matrix scope)",)
+
+
+@pytest.mark.parametrize("option", ["p", "q"])
+def test_a_count_of_every_weight_is_refused(inputs, option):
+    with pytest.raises(UsageError, match=rf"--{option} 480 takes all 480 weights of a model"):
+        localize(inputs(), SpinConfig(**{"p": 1, "q": 1, option: 480}, scope="model", target="up"))
+
+
+def test_a_state_of_a_retrained_model_is_refused(inputs, make_model):
+    digests = {
+        fingerprint_of_weights(make_model("llama", dtype, seed=seed))
+        for seed in (0, 1)
+        for dtype in ("float32", "bfloat16")
+    }
+    assert len(digests) == 4
+    assert fingerprint_of_weights(make_model("llama")) in digests
 
 
 def test_an_empty_intersection_says_what_was_shared(inputs):
