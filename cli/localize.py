@@ -100,7 +100,7 @@ def localize(
     that the general data set does not need; the patch sets them to zero.
     """
     out = Output(json, quiet)
-    from neuropatch.attribution.plan import parse_size
+    from neuropatch.attribution.memory import parse_size
     from neuropatch.data.columns import ColumnOptions
     from neuropatch.methods._base import Limits
     from neuropatch.pipeline import DataOptions

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 
-from neuropatch.attribution.plan import available_memory, format_size
+from neuropatch.attribution.memory import available_memory, format_size
 from neuropatch.kernels import backends
 from neuropatch.provenance import library_versions
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from neuropatch.attribution.accumulator import GradientAccumulator
+from neuropatch.attribution.memory import release_free_memory, resident_memory
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.selection import IndexSets, TopSelector
 from neuropatch.attribution.state import Position, RunState, to_sums
@@ -120,6 +121,8 @@ class TopWeightsRun:
         for done, batch in enumerate(todo[position.batches :], start=position.batches + 1):
             with _whole() as interrupted:
                 self._score_batch(accumulator, batch, slots, matrices[0])
+                if resident_memory() > self._plan.total:
+                    release_free_memory()
                 self._progress.advance(len(batch.lengths))
                 late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
                 if self._state is not None and (late or interrupted()):

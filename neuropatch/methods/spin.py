@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from neuropatch.attribution.plan import ScorePlan, available_memory, plan_scores
+from neuropatch.attribution.memory import available_memory
+from neuropatch.attribution.plan import ScorePlan, plan_scores
 from neuropatch.attribution.run import TopWeightsRun, Wanted
 from neuropatch.attribution.selection import SCOPES, IndexSets, amount_of, parse_amount
 from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuropatch.attribution.plan import available_memory, format_size, parse_size, plan_scores
+from neuropatch.attribution.memory import (
+    available_memory,
+    format_size,
+    parse_size,
+    release_free_memory,
+    resident_memory,
+)
+from neuropatch.attribution.plan import plan_scores
 from neuropatch.errors import ResourceError, UsageError
 
 
@@ -89,3 +96,13 @@ def test_sizes_are_formatted():
 
 def test_available_memory_is_what_the_kernel_says():
     assert 0 < available_memory() < 2**50
+
+
+def test_free_memory_goes_back_to_the_system():
+    # Blocks below glibc's mmap threshold, with every other one freed: gaps that it would keep.
+    blocks = [b"%d" % n * 20_000 for n in range(10_000, 12_000)]
+    del blocks[::2]
+    before = resident_memory()
+    release_free_memory()
+    assert before - resident_memory() > 50_000_000
+    assert len(blocks) == 1000
