@@ -7,6 +7,7 @@ imported by the fixtures that need them only.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ _TINY = {
         "eos_token_id": 2,
     },
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_sources(tmp_path_factory):
+    """Processes that tests start must import the installed package, not the folder of this name."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")
