@@ -14,7 +14,7 @@ import typer.main
 
 from neuropatch._version import __version__
 
-from . import apply, demo, doctor, evaluate, localize, patches
+from . import apply, demo, doctor, evaluate, localize, patches, push
 from .errors import report
 from .signals import Terminated, terminable
 
@@ -33,6 +33,7 @@ localize.register(app)
 apply.register(app)
 patches.register(app)
 evaluate.register(app)
+push.register(app)
 demo.register(app)
 doctor.register(app)
 
@@ -78,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    # The Hub client logs each request that it repeats, with its signed address. An error that stays
+    # is told in one line of ours, and one that passes need not be. It reads this when imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     # Not through app(): that prints interrupts and closed pipes its own way.
     command = typer.main.get_command(app)
     try:

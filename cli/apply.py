@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neuropatch.errors import UsageError
+
 from . import options
 from .output import Output, print_lines
+from .push import read_results, send
 
 if TYPE_CHECKING:
     from neuropatch.checkpoint.result import ApplyResult
@@ -17,12 +20,21 @@ APPLY_EPILOG = options.examples(
     "neuropatch apply my-model spin.safetensors -o my-model-patched",
     "neuropatch apply user/model user/patch -o patched --dry-run",
     "neuropatch apply my-model spin.safetensors --in-place",
+    "neuropatch apply user/model user/patch --push user/variant",
 )
 REVERT_EPILOG = options.examples(
     "neuropatch revert my-model-patched spin.safetensors -o my-model-again",
     "neuropatch revert my-model my-model/neuropatch/undo-0001.safetensors --in-place",
 )
 
+PushTo = Annotated[
+    str | None,
+    typer.Option(
+        "--push",
+        help="Repo on the Hub to send the result to; no copy of the model is made here.",
+        metavar="USER/NAME",
+    ),
+]
 FolderOutput = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder to create for the result.", metavar="DIR"),
@@ -48,6 +60,16 @@ def apply(
     output: FolderOutput = None,
     in_place: options.InPlace = False,
     hard_link: HardLink = False,
+    push: PushTo = None,
+    results: options.Results = None,
+    base_model: options.BaseModel = None,
+    license: options.License = None,
+    accept_license: options.AcceptLicense = False,
+    private: options.Private = False,
+    revision: options.PushRevision = None,
+    create_pr: options.CreatePr = False,
+    commit_message: options.CommitMessage = None,
+    yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -55,9 +77,45 @@ def apply(
     """Write a copy of a model with patches in it.
 
     Only the edited values are rewritten; everything else is copied byte for byte. The result is
-    either a new folder (-o DIR) or the model itself (--in-place).
+    a new folder (-o DIR), the model itself (--in-place), or a repo on the Hub (--push USER/NAME;
+    the options from --results to --yes are for it).
     """
     out = Output(json, quiet)
+    if push is not None:
+        if output is not None or in_place or hard_link:
+            raise UsageError(
+                "--push sends the result to the Hub only",
+                hint="drop -o, --in-place and --hard-link; or write a folder, and push that",
+            )
+        from neuropatch.hub.branch import Destination
+        from neuropatch.hub.licence import Terms
+        from neuropatch.hub.push_model import prepare_model
+
+        to = Destination(push, revision, create_pr, private or None, commit_message)
+        terms = Terms(license, accept_license)
+        document = read_results(results)
+        with prepare_model(
+            model,
+            patches,
+            to,
+            apply=True,
+            base_model=base_model,
+            terms=terms,
+            results=document,
+        ) as prepared:
+            send(out, prepared, dry_run=dry_run, yes=yes)
+        return
+    _refuse_alone(
+        results=results,
+        base_model=base_model,
+        license=license,
+        accept_license=accept_license,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+        yes=yes,
+    )
     from neuropatch.checkpoint.apply import apply_patches
     from neuropatch.hub.resolve import resolve_model
     from neuropatch.patch.patch import NeuronPatch
@@ -102,6 +160,16 @@ def revert(
         hard_link=hard_link,
     )
     _print(out, result)
+
+
+def _refuse_alone(**given: object) -> None:
+    """Refuse options that only a push understands."""
+    for name, value in given.items():
+        if value not in (None, False):
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option} is for a push, and there is none", hint="name the repo with --push"
+            )
 
 
 def _print(out: Output, result: ApplyResult) -> None:

@@ -67,20 +67,70 @@ PatchOutput = Annotated[
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="Model: a local folder, or user/name[@revision] on the Hub.", metavar="MODEL"
+        help="Model: a local folder, or user/name[@revision] or hf://user/name on the Hub.",
+        metavar="MODEL",
     ),
 ]
 PatchArgument = Annotated[
     str,
     typer.Argument(
-        help="Patch: a file, a folder, or user/name[@revision] on the Hub.", metavar="PATCH"
+        help="Patch: a file, a folder, or user/name[@revision] or hf://user/name on the Hub.",
+        metavar="PATCH",
     ),
 ]
 PatchesArgument = Annotated[
     list[str],
     typer.Argument(
-        help="Patches: files, folders, or user/name[@revision] on the Hub.", metavar="PATCH"
+        help="Patches: files, folders, or user/name[@revision] or hf://user/name on the Hub.",
+        metavar="PATCH",
     ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="Results for the card, a file that evaluate -o wrote; those of the patch if not "
+        "given.",
+        metavar="FILE",
+    ),
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        help="For a local model: the Hub model it was made from, if not that of its patch.",
+        metavar="MODEL",
+    ),
+]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        help="License of the base model, where the Hub does not tell it, such as apache-2.0.",
+        metavar="ID",
+    ),
+]
+AcceptLicense = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license",
+        help="Publish though the base model is gated, or its license is unknown, its own or "
+        "against changed versions: you have checked that it is allowed.",
+    ),
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Make a new repo private; refuse one that is public.")
+]
+PushRevision = Annotated[
+    str | None,
+    typer.Option("--revision", help="Branch to commit to; main if not given.", metavar="BRANCH"),
+]
+CreatePr = Annotated[
+    bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")
+]
+CommitMessage = Annotated[
+    str | None, typer.Option("--commit-message", help="Title of the commit.", metavar="TEXT")
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask on the terminal before sending.")
 ]
 
 _EXAMPLE_WIDTH = 76

@@ -12,7 +12,9 @@ from .output import Output, print_lines
 from .patch_output import check_patch_output, save_patch
 
 INSPECT_EPILOG = options.examples(
-    "neuropatch inspect spin.safetensors", "neuropatch inspect user/patch --json"
+    "neuropatch inspect spin.safetensors",
+    "neuropatch inspect user/patch --json",
+    "neuropatch inspect hf://user/patch@v1",
 )
 COMBINE_EPILOG = options.examples(
     "neuropatch combine union phones.safetensors emails.safetensors -o pii.safetensors",
@@ -133,9 +135,9 @@ def diff(
 ) -> None:
     """Write what differs between two models as a patch.
 
-    Each is a local folder, or user/name[@revision] on the Hub. The patch gives MODEL when it is
-    applied to BASE; it carries matrices of attention and MLP, and other tensors that differ are
-    named.
+    Each is a local folder, or user/name[@revision] or hf://user/name on the Hub. The patch gives
+    MODEL when it is applied to BASE; it carries matrices of attention and MLP, and other tensors
+    that differ are named.
     """
     out = Output(json, quiet)
     from neuropatch.checkpoint.diff import diff_checkpoints

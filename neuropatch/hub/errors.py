@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     DeviceCodeError,
     DisabledRepoError,
     EntryNotFoundError,
+    FileDuplicationError,
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
@@ -53,6 +54,11 @@ _SECRETS = (
 )
 
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+_QUOTA = re.compile(r"(?i)\b(quota|storage limit|storage.{0,20}exceed|payment required)")
+_CARD = "Invalid metadata in README.md"
+_BATCH = "LFS batch API returned errors"
+_CONFLICT = "could not be committed: somebody else has committed meanwhile"
 
 _LOGIN = "run `hf auth login`, or set HF_TOKEN"
 _CONNECTION = "check the connection and try again, or use a local copy"
@@ -166,7 +172,7 @@ def _entry(error: EntryNotFoundError) -> _Description:
 
 def _offline(error: OfflineModeIsEnabled) -> _Description:
     return (
-        "cannot be fetched: offline mode is on",
+        "cannot be reached: offline mode is on",
         "unset HF_HUB_OFFLINE, or use a local copy",
     )
 
@@ -176,7 +182,7 @@ def _no_token(error: LocalTokenNotFoundError) -> _Description:
 
 
 def _login_failed(error: OIDCError | DeviceCodeError) -> _Description:
-    return "cannot be fetched: the login to the Hub failed", _LOGIN
+    return "cannot be reached: the login to the Hub failed", _LOGIN
 
 
 def _bad_id(error: HFValidationError) -> _Description:
@@ -189,7 +195,7 @@ def _bad_uri(error: HfUriError) -> _Description:
 
 def _metadata(error: FileMetadataError) -> _Description:
     return (
-        "could not be fetched: the server's answer is not that of a Hub",
+        "could not be reached: the server's answer is not that of a Hub",
         "check HF_ENDPOINT, proxies and firewalls",
     )
 
@@ -199,6 +205,15 @@ def _http_status(error: HfHubHTTPError) -> _Description:
     sent = error.response.request.headers.get("authorization", "").removeprefix("Bearer ")
     said = redact(error.server_message or "", sent)
     detail = f" (the Hub says: {said[:_SERVER_MESSAGE_LIMIT]})" if said else ""
+    if status == 401 and not sent:
+        return f"needs a Hugging Face account, and no access token was sent{detail}", _LOGIN
+    if status in (402, 413, 507) or _QUOTA.search(said):
+        return (
+            f"was refused: the account's storage on the Hub does not allow it{detail}",
+            "free some of it, or ask for more, in the settings of the account",
+        )
+    if status == 412:
+        return f"{_CONFLICT}{detail}", "look at their change, and push again"
     if status == 401:
         return f"was refused: the access token is not valid{detail}", f"{_LOGIN} with a valid token"
     if status == 403:
@@ -209,28 +224,70 @@ def _http_status(error: HfHubHTTPError) -> _Description:
     if status == 429:
         return f"was refused: too many requests{detail}", "wait a few minutes and try again"
     if status >= 500:
-        return f"could not be fetched: the Hub answers with {status}{detail}", "try again later"
+        return f"could not be reached: the Hub answers with {status}{detail}", "try again later"
     return f"failed: the Hub answers with {status}{detail}", "check the name and the revision"
 
 
 def _proxy(error: httpx.ProxyError) -> _Description:
-    return "cannot be fetched: the proxy refuses the connection", "check HTTPS_PROXY and HTTP_PROXY"
+    return "cannot be reached: the proxy refuses the connection", "check HTTPS_PROXY and HTTP_PROXY"
 
 
 def _timeout(error: httpx.TimeoutException) -> _Description:
-    return "cannot be fetched: the Hub does not answer in time", _CONNECTION
+    return "cannot be reached: the Hub does not answer in time", _CONNECTION
 
 
 def _address(error: Exception) -> _Description:
-    return "cannot be fetched: the Hub's address is not a valid URL", "check HF_ENDPOINT"
+    return "cannot be reached: the Hub's address is not a valid URL", "check HF_ENDPOINT"
 
 
 def _transport(error: httpx.TransportError) -> _Description:
-    return f"cannot be fetched: no connection to the Hub ({type(error).__name__})", _CONNECTION
+    return f"cannot be reached: no connection to the Hub ({type(error).__name__})", _CONNECTION
 
 
 def _other_http(error: httpx.HTTPError) -> _Description:
-    return f"cannot be fetched: the request failed ({type(error).__name__})", _CONNECTION
+    return f"cannot be reached: the request failed ({type(error).__name__})", _CONNECTION
+
+
+def _uploading(error: RuntimeError) -> _Description | None:
+    # The client wraps what ends an upload, and says no more than the file's name.
+    if error.__cause__ is None or not str(error).startswith("Error while uploading"):
+        return None
+    reason = hub_error("", error.__cause__)
+    if reason is None:
+        return None
+    said = redact(str(error)).removesuffix(" to the Hub.").removeprefix("Error while uploading ")
+    return f"{reason.message} (while uploading {said})", reason.hint or _CONNECTION
+
+
+def _value(error: ValueError) -> _Description | None:
+    """What the client says in a plain ValueError: about a card, or about an upload."""
+    text = redact(str(error))
+    if text.startswith(_CARD):
+        said = text.removeprefix(_CARD).strip(". :")[:_SERVER_MESSAGE_LIMIT]
+        return (
+            f"was refused: the metadata of README.md are not valid (the Hub says: {said})",
+            "correct the block between the lines --- at its top",
+        )
+    if not text.startswith(_BATCH):
+        return None
+    detail = f" (the Hub says: {text.removeprefix(_BATCH).strip(': ')[:_SERVER_MESSAGE_LIMIT]})"
+    if _QUOTA.search(text):
+        return (
+            f"was refused: the account's storage on the Hub does not allow it{detail}",
+            "free some of it, or ask for more, in the settings of the account",
+        )
+    return f"was refused: the Hub does not take a file{detail}", "try again later"
+
+
+def _copying(error: FileDuplicationError) -> _Description:
+    return "was refused: the Hub cannot copy files between the two repos", "try again later"
+
+
+def _xet(error: ConnectionError) -> _Description:
+    return (
+        "cannot be reached: the connection for large files (Xet) failed",
+        "check the connection; if this Hub or proxy offers no Xet, set HF_HUB_DISABLE_XET=1",
+    )
 
 
 def _disk(error: OSError) -> _Description | None:
@@ -238,7 +295,8 @@ def _disk(error: OSError) -> _Description | None:
         return None
     return (
         f"could not be stored: {error.strerror}",
-        "the Hub cache needs free space and write permission; HF_HOME moves it",
+        "the Hub cache needs free space and write permission; HF_HOME moves it, and TMPDIR what is "
+        "only needed for a push",
     )
 
 
@@ -266,5 +324,9 @@ _RULES: tuple[tuple[type[BaseException], Callable[..., _Description | None]], ..
     (httpx.InvalidURL, _address),
     (httpx.TransportError, _transport),
     (httpx.HTTPError, _other_http),
+    (FileDuplicationError, _copying),
+    (RuntimeError, _uploading),
+    (ConnectionError, _xet),
     (OSError, _disk),
+    (ValueError, _value),
 )

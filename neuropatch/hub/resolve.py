@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuropatch.errors import HubError, ModelError, PatchFormatError
+from neuropatch.hub.names import HubName, parse_hub_name
 from neuropatch.patch.metadata import BaseModel
 from neuropatch.patch.patch import PATCH_FILE
 
-_HUB_ID = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII
-)
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
-_MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Weights, configs and tokenizer; never a pickle."""
 
-_OTHER_FILES = ["*/*", "consolidated*", "*.bin.index.json"]
+OTHER_FILES = ("*/*", "consolidated*", "*.bin.index.json")
 """The same weights in other formats, and everything in subfolders."""
 
 
@@ -38,7 +38,7 @@ def resolve_model(name: str, *, token: str | bool | None = None) -> ResolvedMode
     """Find a model, downloading it from the Hub if no local folder has that name.
 
     Args:
-        name: A folder, or ``user/name[@revision]``.
+        name: A folder, or ``user/name[@revision]``, or ``hf://user/name[@revision]``.
         token: Hub token; None takes the one that is logged in, False sends none.
 
     Raises:
@@ -46,18 +46,33 @@ def resolve_model(name: str, *, token: str | bool | None = None) -> ResolvedMode
             safetensors weights.
         HubError: If the Hub refuses, has no such model, or cannot be reached.
     """
-    path = _local(name)
+    path = local_path(name)
     if path.is_dir():
         return ResolvedModel(path, BaseModel(path.resolve().name))
     if path.exists():
         raise ModelError(f"{name} is a file, not a model folder", hint=_instead_of(path))
-    match = _hub_id(name)
-    if match is None:
+    found = hub_model(name)
+    return _download_model(found.repo, found.revision, token)
+
+
+def hub_model(name: str) -> HubName:
+    """The Hub model that a name means, given that there is no folder of that name.
+
+    Raises:
+        ModelError: If it is no name of a Hub model.
+        HubError: If an ``hf://`` address is malformed.
+    """
+    found = parse_hub_name(name)
+    if found is None:
         raise ModelError(
             f"there is no folder {name}",
             hint="check the path, or name a Hub model as user/name",
         )
-    return _download_model(match["repo"], match["revision"], token)
+    if found.path:
+        raise ModelError(
+            f"{name} names a file in a repo, not a model", hint=f"name the repo, {found.repo}"
+        )
+    return found
 
 
 def _instead_of(path: Path) -> str:
@@ -67,21 +82,28 @@ def _instead_of(path: Path) -> str:
 
 
 def _download_model(repo: str, revision: str | None, token: str | bool | None) -> ResolvedModel:
-    from huggingface_hub import HfApi
-
+    from neuropatch.hub.client import hub_client, repeated
+    from neuropatch.hub.digest import cached_files, check_downloads
     from neuropatch.hub.errors import translate_hub_errors
 
     what = f"model {repo} (looked up on the Hub, as there is no local folder of this name)"
-    api = HfApi(token=token, library_name="neuropatch")
+    api = hub_client(token)
+    cached = cached_files(_cache_folder(repo, None))
     with translate_hub_errors(what):
         # Fails at once without a network, where a download retries for half a minute, and falls
         # back to the commit that the cache remembers.
         commit = api.resolve_revision(repo, revision=revision)
         folder = Path(
-            api.snapshot_download(
-                repo, revision=commit, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
+            repeated(
+                lambda: api.snapshot_download(
+                    repo,
+                    revision=commit,
+                    allow_patterns=list(MODEL_FILES),
+                    ignore_patterns=list(OTHER_FILES),
+                )
             )
         )
+    check_downloads(folder.iterdir(), cached, what=f"model {repo}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"model {repo} has no safetensors weights on the Hub, at commit {folder.name[:12]}",
@@ -99,14 +121,17 @@ def resolve_patch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Find a patch file: a file, a folder that holds one, or a Hub repo.
+    """Find a patch file: a file, a folder that holds one, or one on the Hub.
+
+    On the Hub it is ``neuron_patch.safetensors`` of ``user/name[@revision]``, or another file that
+    ``hf://user/name[@revision]/path`` names.
 
     Raises:
         PatchFormatError: If a local path holds no patch, or there is no file of that name and it
             is no Hub id.
         HubError: If the Hub refuses, has no such patch, or cannot be reached.
     """
-    path = _local(name)
+    path = local_path(name)
     if path.is_dir():
         path = path / PATCH_FILE
         if not path.is_file():
@@ -115,45 +140,74 @@ def resolve_patch(
             )
     if path.is_file():
         return path
-    match = _hub_id(name)
-    if match is None or path.suffix == ".safetensors":
+    found = parse_hub_name(name)
+    if found is None or (path.suffix == ".safetensors" and not found.path):
         raise PatchFormatError(
             f"there is no patch {name}", hint="check the path, or name a Hub repo as user/name"
         )
-    if revision is not None and match["revision"] is not None:
+    if revision is not None and found.revision is not None:
         raise HubError(
-            f"two revisions for {match['repo']}: {match['revision']} and {revision}",
+            f"two revisions for {found.repo}: {found.revision} and {revision}",
             hint="give one of them",
         )
-    from huggingface_hub import HfApi
-
+    from neuropatch.hub.client import hub_client
     from neuropatch.hub.errors import translate_hub_errors
 
-    repo = match["repo"]
-    api = HfApi(token=token, library_name="neuropatch")
+    api = hub_client(token)
+    repo = found.repo
     with translate_hub_errors(f"patch {repo} (looked up on the Hub, as there is no such file)"):
         commit = api.resolve_revision(
             repo,
-            revision=revision or match["revision"],
+            revision=revision or found.revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-    with translate_hub_errors(f"patch {repo}/{PATCH_FILE}"):
-        return Path(
-            api.hf_hub_download(
-                repo,
-                PATCH_FILE,
-                revision=commit,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
+    return _download_patch(api, repo, found.path or PATCH_FILE, commit, cache_dir, local_files_only)
+
+
+def _download_patch(
+    api: HfApi,
+    repo: str,
+    file: str,
+    commit: str,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Path:
+    from neuropatch.hub.client import repeated
+    from neuropatch.hub.digest import cached_files, check_downloads
+    from neuropatch.hub.errors import translate_hub_errors
+
+    cached = cached_files(_cache_folder(repo, cache_dir))
+    with translate_hub_errors(f"patch {repo}/{file}"):
+        path = Path(
+            repeated(
+                lambda: api.hf_hub_download(
+                    repo,
+                    file,
+                    revision=commit,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                )
             )
         )
+    check_downloads([path], cached, what=f"patch {repo}")
+    return path
 
 
-def _hub_id(name: str) -> re.Match[str] | None:
-    return _HUB_ID.fullmatch(name)
+def _cache_folder(repo: str, cache_dir: str | Path | None) -> Path:
+    from huggingface_hub import constants
+
+    # The client's own layout, which its cache documentation lays down.
+    return Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
-def _local(name: str) -> Path:
+def is_model_folder(name: str) -> bool:
+    """Whether a name is that of a folder which holds a model rather than a patch."""
+    path = local_path(name)
+    return path.is_dir() and not (path / PATCH_FILE).is_file()
+
+
+def local_path(name: str) -> Path:
+    """The path that a name would be."""
     # Only ~/ is the user's own: expanduser() fails on ~name where there is no such user.
     return Path(name).expanduser() if name.startswith("~/") else Path(name)

@@ -221,8 +221,13 @@ class NeuronPatch:
         token: str | bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
+        license: str | None = None,
+        accept_license: bool = False,
     ) -> str:
-        """Upload the patch to a Hub repo, creating it if need be; returns the commit's URL.
+        """Upload the patch and its card to a Hub repo, which is created if need be.
+
+        The card takes the licence of the base model. Pushing again what is there makes no second
+        commit, and a card that somebody wrote is kept.
 
         Args:
             repo_id: ``user/name``.
@@ -231,9 +236,15 @@ class NeuronPatch:
             token: Hub token; None takes the one that is logged in.
             revision: Branch to commit to.
             create_pr: Open a pull request instead of committing.
+            license: Licence of the base model, where the Hub does not tell it.
+            accept_license: Publish though the base's licence is not known or forbids changed
+                versions, or its files are gated: its terms allow it.
+
+        Returns:
+            The address of the commit, or of the pull request.
 
         Raises:
-            HubError: If the Hub refuses or cannot be reached.
+            HubError: If the Hub refuses or cannot be reached, or the licence needs a decision.
         """
         from neuropatch.hub.push import push_patch
 
@@ -245,6 +256,8 @@ class NeuronPatch:
             token=token,
             revision=revision,
             create_pr=create_pr,
+            license=license,
+            accept_license=accept_license,
         )
 
     # Models in memory ------------------------------------------------------------------------

@@ -21,6 +21,8 @@ COMMANDS = (
     "combine",
     "diff",
     "evaluate",
+    "push",
+    "list",
     "doctor",
     "demo",
 )

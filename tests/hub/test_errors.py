@@ -142,3 +142,67 @@ def test_long_answers_are_cut():
 def test_redact_leaves_other_text_alone():
     text = "model org/name at https://huggingface.co has 3 tokens"
     assert redact(text) == text
+
+
+def uploading(cause: Exception) -> Exception:
+    return caused(RuntimeError("Error while uploading 'a.safetensors' to the Hub."), cause)
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "hint"),
+    [
+        (lambda: response_error(412), "somebody else has committed meanwhile", "push again"),
+        (lambda: response_error(402), "storage on the Hub does not allow it", "free some"),
+        (lambda: response_error(413), "storage on the Hub does not allow it", "free some"),
+        (
+            lambda: response_error(403, json={"error": "Private storage limit reached"}),
+            "storage on the Hub does not allow it (the Hub says: Private storage limit",
+            "free some",
+        ),
+        (
+            lambda: uploading(response_error(403)),
+            "does not allow it (while uploading 'a.safetensors')",
+            "permission",
+        ),
+        (
+            lambda: uploading(httpx.ConnectError("x")),
+            "no connection to the Hub (ConnectError) (while uploading 'a.safetensors')",
+            "connection",
+        ),
+        (
+            lambda: ValueError("LFS batch API returned errors:\nfile with OID x: `quota exceeded`"),
+            "storage on the Hub does not allow it",
+            "free some",
+        ),
+        (
+            lambda: ValueError("LFS batch API returned errors:\nfile with OID x: `no`"),
+            "the Hub does not take a file",
+            "later",
+        ),
+        (
+            lambda: ValueError("Invalid metadata in README.md.\n- Error: odd"),
+            "README.md are not valid (the Hub says: - Error: odd)",
+            "correct",
+        ),
+        (lambda: hub.FileDuplicationError("x"), "cannot copy files between", "later"),
+        (lambda: ConnectionError("x"), "large files (Xet) failed", "HF_HUB_DISABLE_XET=1"),
+    ],
+)
+def test_each_failure_of_a_push(make, message, hint):
+    error = translated(make())
+    assert message in error.message
+    assert hint in (error.hint or "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), uploading(KeyError("x"))])
+def test_what_only_looks_like_an_upload_passes_through(error):
+    assert hub_error("model org/name", error) is None
+
+
+def test_an_account_is_needed_where_no_token_was_sent():
+    request = httpx.Request("POST", "https://huggingface.co/api/repos/create")
+    with pytest.raises(hub.HfHubHTTPError) as caught:
+        hf_raise_for_status(httpx.Response(401, request=request))
+    error = translated(caught.value)
+    assert "needs a Hugging Face account" in error.message
+    assert "hf auth login" in (error.hint or "")
