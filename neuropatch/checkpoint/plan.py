@@ -14,8 +14,9 @@ from neuropatch.models.coordinates import MatrixId
 from neuropatch.patch.algebra import compose
 from neuropatch.patch.drift import Drift
 from neuropatch.patch.edits import Change, WeightEdit
+from neuropatch.patch.joining import concatenate_weights
 from neuropatch.patch.metadata import PatchMetadata
-from neuropatch.patch.patch import NeuronPatch, concatenate_weights
+from neuropatch.patch.patch import NeuronPatch
 from neuropatch.provenance import library_versions
 from neuropatch.storage.dtypes import Array, bits, is_finite
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from neuropatch.errors import PatchConflictError, PatchMismatchError, UsageError
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.patch.edits import WEIGHT_KINDS, UnitEdit, WeightEdit
+from neuropatch.patch.joining import concatenate_units, concatenate_weights
 from neuropatch.patch.metadata import PatchMetadata
-from neuropatch.patch.patch import NeuronPatch, concatenate_units, concatenate_weights
+from neuropatch.patch.patch import NeuronPatch
 from neuropatch.storage.dtypes import FLOAT_DTYPES, Array
 
 Home = MatrixId | tuple[BlockId, str]
