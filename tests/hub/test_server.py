@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 
 import pytest
 from huggingface_hub import (
@@ -133,6 +134,7 @@ class TestRepos:
             hub.upload(f"ada/patch-{number}", {"README.md": CARD})
         hub.create("ada/other")
         hub.create("ada/secret", private=True)
+        time.sleep(0.002)  # the Hub tells times in milliseconds
         hub.create("bo/model")
         hub.app.page_size = 2
         patches = [f"ada/patch-{number}" for number in range(5)]
