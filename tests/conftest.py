@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
@@ -22,6 +23,15 @@ from neuropatch.storage.dtypes import FLOAT_DTYPES, cast, compute_dtype
 
 # Tiny models run faster on one thread; tests of threading set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine must not fail a test; on CI the same examples are drawn every time.
+settings.register_profile(
+    "neuropatch",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("neuropatch")
 
 # hidden (12), intermediate (20), heads * head_dim (24) and kv_heads * head_dim (8) all differ, so
 # that no mistaken shape fits by chance.
