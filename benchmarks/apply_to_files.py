@@ -92,7 +92,9 @@ def commands_of(model: Path, patch: Path, output: Path) -> dict[str, list[str]]:
     """The command of every way."""
     python = [sys.executable, "-c"]
     names = [str(model), str(patch), str(output)]
-    command = [sys.executable, "-m", "neuropatch", "apply", *names[:2], "-o", names[2], "--quiet"]
+    # The installed command: `python -m` would find the sources in a checkout's top folder.
+    program = str(Path(sys.executable).with_name("neuropatch"))
+    command = [program, "apply", *names[:2], "-o", names[2], "--quiet"]
     return {
         "apply": [*python, LIBRARY, *names],
         "neuropatch apply": command,

@@ -35,10 +35,6 @@ def demo(
     before and after, beside random patches of the same size.
     """
     out = Output(json, quiet)
-    from neuropatch.checkpoint.staging import check_output
-    from neuropatch.demo import MODEL_DIR
-
-    check_output(output, MODEL_DIR)
     from neuropatch.demo.run import run_demo
 
     with out.progress() as progress:

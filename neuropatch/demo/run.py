@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from neuropatch.checkpoint.apply import apply_patches, revert_patches
-from neuropatch.checkpoint.staging import staged_folder
+from neuropatch.checkpoint.staging import check_output, staged_folder
 from neuropatch.data.columns import ColumnOptions
 from neuropatch.data.corpus import load_corpus
 from neuropatch.demo import DATA_DIR, MODEL_DIR
@@ -113,6 +113,7 @@ def run_demo(output: Path, progress: Progress) -> DemoResult:
         OutputError: If the folder exists, or cannot be written.
         CheckpointError: If reverting does not give the bytes of the model back.
     """
+    check_output(output, MODEL_DIR)
     with staged_folder(output) as folder:
         shutil.copytree(DATA_DIR, folder, dirs_exist_ok=True)
         patch = _localize(progress)

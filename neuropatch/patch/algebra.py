@@ -19,7 +19,7 @@ from neuropatch.errors import PatchConflictError, PatchMismatchError, UsageError
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.patch.edits import WEIGHT_KINDS, UnitEdit, WeightEdit
 from neuropatch.patch.joining import concatenate_units, concatenate_weights
-from neuropatch.patch.metadata import PatchMetadata
+from neuropatch.patch.metadata import merge_metadata
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.storage.dtypes import FLOAT_DTYPES, Array
 
@@ -330,27 +330,4 @@ def _rebuild(
         tuple(map(concatenate_weights, weights.values())),
         tuple(map(concatenate_units, units.values())),
         inverted=aligned[0].inverted,
-    )
-
-
-def merge_metadata(operation: str, parts: Sequence[PatchMetadata]) -> PatchMetadata:
-    """Provenance of a combination: what all agree on, and the methods that were combined.
-
-    The methods are recorded sorted, so that a union does not depend on the order of its parts.
-    """
-    first = parts[0]
-    datasets = {repr(sorted(record.items())): record for part in parts for record in part.datasets}
-    methods: list[Any] = [dict(part.method) for part in parts]
-    if operation != "difference":
-        methods.sort(key=repr)
-    agreed: dict[str, Any] = {
-        name: getattr(first, name)
-        for name in ("base_model", "license", "versions", "kernels")
-        if all(getattr(part, name) == getattr(first, name) for part in parts)
-    }
-    return PatchMetadata(
-        architecture=first.architecture,
-        method={"name": operation, "of": methods},
-        datasets=tuple(datasets[key] for key in sorted(datasets)),
-        **agreed,
     )

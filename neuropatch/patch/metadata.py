@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,3 +139,26 @@ def _sizes(document: Mapping[str, Any], name: str) -> dict[str, int]:
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in value.values()):
         raise _bad(name, "a map of sizes")
     return value
+
+
+def merge_metadata(operation: str, parts: Sequence[PatchMetadata]) -> PatchMetadata:
+    """Provenance of a combination: what all agree on, and the methods that were combined.
+
+    The methods are recorded sorted, so that a union does not depend on the order of its parts.
+    """
+    first = parts[0]
+    datasets = {repr(sorted(record.items())): record for part in parts for record in part.datasets}
+    methods: list[Any] = [dict(part.method) for part in parts]
+    if operation != "difference":
+        methods.sort(key=repr)
+    agreed: dict[str, Any] = {
+        name: getattr(first, name)
+        for name in ("base_model", "license", "versions", "kernels")
+        if all(getattr(part, name) == getattr(first, name) for part in parts)
+    }
+    return PatchMetadata(
+        architecture=first.architecture,
+        method={"name": operation, "of": methods},
+        datasets=tuple(datasets[key] for key in sorted(datasets)),
+        **agreed,
+    )

@@ -12,12 +12,11 @@ from neuropatch.patch.algebra import (
     conflicts,
     difference,
     intersection,
-    merge_metadata,
     plain,
     union,
 )
 from neuropatch.patch.edits import UnitEdit, WeightEdit
-from neuropatch.patch.metadata import BaseModel, PatchMetadata
+from neuropatch.patch.metadata import BaseModel, PatchMetadata, merge_metadata
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.storage.dtypes import FLOAT_DTYPES, cast
 
