@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neuropatch.kernels import backends, reference, snip_accumulate_
+from neuropatch.kernels import backends, snip_accumulate_
+from neuropatch.kernels.reference import snip as reference
 
 
 @dataclass(frozen=True)

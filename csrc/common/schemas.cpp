@@ -1,6 +1,6 @@
 // The one place that declares the operators of neuropatch. Each device folder (cpu/, later cuda/)
-// registers its implementation for these schemas; neuropatch/kernels/_ops.py repeats the text for
-// installations without this extension, and a test holds the two together.
+// registers its implementation for these schemas; the modules of neuropatch/kernels repeat the text
+// for installations without this extension, and a test holds the two together.
 
 #include <torch/csrc/stable/library.h>
 

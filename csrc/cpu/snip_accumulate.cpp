@@ -2,18 +2,16 @@
 // snip_kernels.cpp.
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
-#include "../common/check.h"
+#include "../common/snip_arguments.h"
+#include "parallel.h"
 #include "snip_kernels.h"
 
 namespace neuropatch::cpu {
@@ -22,21 +20,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-constexpr std::align_val_t kAlignment{64};
-
-struct AlignedDelete {
-  void operator()(float* data) const { ::operator delete(data, kAlignment); }
-};
-using Workspace = std::unique_ptr<float[], AlignedDelete>;
-
-Workspace allocate(int64_t elements) {
-  return Workspace(static_cast<float*>(::operator new(elements * sizeof(float), kAlignment)));
-}
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 TokenMatrix token_matrix(const Tensor& tensor) {
   const ScalarType dtype = tensor.scalar_type();
@@ -51,17 +34,6 @@ TokenMatrix token_matrix(const Tensor& tensor) {
   matrix.token_stride = tensor.stride(0);
   matrix.column_stride = tensor.stride(1);
   return matrix;
-}
-
-// Runs worker(index) for each index below `workers`, one after another in each thread that torch
-// lends. A worker draws its tasks from a shared counter, so a slow core does not hold up the rest.
-template <typename Worker>
-void for_each_worker(int64_t workers, const Worker& worker) {
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t index = begin; index < end; ++index) {
-      worker(index);
-    }
-  });
 }
 
 class SnipAccumulation {

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
-from neuropatch.kernels._ops import KernelBackend, backends, snip_accumulate_
+from neuropatch.kernels._backend import KernelBackend
+from neuropatch.kernels._registry import backends
+from neuropatch.kernels.snip import snip_accumulate_
 
 __all__ = ["KernelBackend", "backends", "snip_accumulate_"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuropatch.kernels import _ops
+from neuropatch.kernels import _backend
 
 
 def _tensors(out, inp, lengths, *, dtype=torch.float32, seed=0):
@@ -23,20 +23,20 @@ def make_tensors():
 
 
 def _instruction_sets():
-    return [c for c in _ops.available_choices() if c not in ("auto", "reference")]
+    return [c for c in _backend.available_choices() if c not in ("auto", "reference")]
 
 
 @pytest.fixture(params=["reference", *_instruction_sets()])
 def path(request, monkeypatch):
     """Every implementation that this machine can run, one after another."""
-    monkeypatch.setenv(_ops.ENVIRONMENT_VARIABLE, request.param)
+    monkeypatch.setenv(_backend.ENVIRONMENT_VARIABLE, request.param)
     return request.param
 
 
 @pytest.fixture
 def choose_path(monkeypatch):
     """A function that forces an implementation."""
-    return lambda choice: monkeypatch.setenv(_ops.ENVIRONMENT_VARIABLE, choice)
+    return lambda choice: monkeypatch.setenv(_backend.ENVIRONMENT_VARIABLE, choice)
 
 
 @pytest.fixture

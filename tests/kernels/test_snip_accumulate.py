@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuropatch.errors import UsageError
-from neuropatch.kernels import reference, snip_accumulate_
+from neuropatch.kernels import snip_accumulate_
+from neuropatch.kernels.reference import snip as reference
 
 # Lengths with an empty sample first, in the middle and last, and single tokens.
 RAGGED = [0, 1, 5, 0, 17, 1, 40, 0]
