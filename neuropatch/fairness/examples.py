@@ -33,8 +33,8 @@ class Examples:
         group_names: Values of the sensitive attribute, such as ``("Female", "Male")``. A selection
             keeps all of them, also those that none of its rows has.
         sensitive: Name of the sensitive attribute, such as ``sex``.
-        label: What the label is read from, such as ``income``.
-        positive: The value that makes the label 1, such as ``>50K``.
+        label: Where the label is 1, such as ``income=>50K`` or ``PINCP>50000``.
+        positive: The class of label 1, such as ``>50K``.
     """
 
     columns: Mapping[str, Column]
@@ -65,11 +65,6 @@ class Examples:
     def feature_names(self) -> tuple[str, ...]:
         """Names of the tabular features; empty for texts."""
         return tuple(self.columns)
-
-    @property
-    def label_name(self) -> str:
-        """What label 1 says, such as ``income=>50K``."""
-        return f"{self.label}={self.positive}"
 
     def select(self, index: Integers | NDArray[np.bool_]) -> Examples:
         """The rows at ``index``: positions, which may repeat, or a mask ``[n]``."""
