@@ -21,6 +21,7 @@ COMMANDS = (
     "combine",
     "diff",
     "evaluate",
+    "audit",
     "push",
     "list",
     "doctor",
