@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from neuropatch.errors import ResourceError
+from neuropatch.errors import DataError, ResourceError
 from neuropatch.fairness.examples import Integers
 
 FEW_ROWS = 20
@@ -54,9 +54,7 @@ class GroupMetrics:
         rates = {one.selection_rate for one in self.groups}
         found = []
         if rates in ({0.0}, {1.0}):
-            found.append(
-                f"the model predicts {rates.pop():g} for every row: it is fair and useless"
-            )
+            found.append(f"the model predicts {rates.pop():g} for every row: no groups differ")
         found.extend(
             f"group {one.group} has only {min(one.positives, one.rows - one.positives)} rows of "
             "one label: its rates are rough"
@@ -90,12 +88,13 @@ def group_metrics(
     """Group fairness of predictions.
 
     Args:
-        labels: ``[n]``, 0 or 1; at least one group has both.
+        labels: ``[n]``, 0 or 1.
         predictions: ``yhat``, ``[n]``, 0 or 1.
         groups: ``[n]``, index into ``names``.
         names: Names of the groups.
 
     Raises:
+        DataError: If no group has rows of both labels.
         ResourceError: If fairlearn is not installed.
     """
     fair = require_fairlearn()
@@ -116,6 +115,11 @@ def group_metrics(
             )
         )
     single = tuple(one.group for one in rows if one.positives in (0, one.rows))
+    if len(single) == len(rows):
+        raise DataError(
+            "no group has rows of both labels, so that errors cannot be compared",
+            hint="use more rows, or another label",
+        )
     of_row = np.array(names)[groups]
     kept = ~np.isin(of_row, single)
     arguments = {
