@@ -12,7 +12,7 @@ from neuropatch.fairness.attacks import (
     attack,
     proportion,
 )
-from neuropatch.fairness.distributions import pure_groups
+from neuropatch.fairness.distributions import Distributions, pure_groups
 from neuropatch.fairness.victims import divide, train_population
 
 
@@ -113,7 +113,9 @@ def test_too_few_rows_to_divide(make_examples):
 
 
 def test_population_trains_equal_sizes_and_other_samples(make_examples, train):
-    sides = pure_groups(make_examples(600))
+    whole = pure_groups(make_examples(600))
+    # One side is larger: the size of a sample must not say which.
+    sides = Distributions(whole.g0, whole.g1.select(np.arange(100)), whole.names)
     seen = []
 
     def spy(examples, seed):
@@ -123,7 +125,8 @@ def test_population_trains_equal_sizes_and_other_samples(make_examples, train):
     done = []
     found = train_population(spy, sides, sides, count=3, seed=0, advance=lambda: done.append(1))
     assert (len(found.g0), len(found.g1), len(done)) == (3, 3, 6)
-    assert len({len(examples) for examples, _ in seen}) == 1
+    assert {len(examples) for examples, _ in seen} == {80}
+    assert all(len(set(examples.columns["x"])) == 80 for examples, _ in seen)
     assert len({seed for _, seed in seen}) == 6
     assert len({examples.columns["x"].tobytes() for examples, _ in seen}) == 6
     # Sides in turn, each with its own group only.

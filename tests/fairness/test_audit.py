@@ -63,6 +63,19 @@ def test_victims_of_a_fair_task_cannot_be_told_apart(make_examples, train):
     assert result.verdict == "not-detectable"
 
 
+def test_no_two_models_share_a_seed(make_examples, train):
+    seeds = []
+
+    def spy(examples, seed):
+        seeds.append(seed)
+        return train(examples, seed)
+
+    sides = pure_groups(make_examples(400))
+    settings = AuditSettings(victims=3, shadows=4, resamples=200)
+    audit(train(sides.g0, 0), sides, settings, train=spy)
+    assert len(set(seeds)) == len(seeds) == 14
+
+
 def test_without_shadows_only_the_loss_test_is_made(make_examples, train):
     sides = pure_groups(make_examples(400))
     settings = AuditSettings(victims=2, shadows=0, resamples=200)

@@ -99,14 +99,20 @@ def test_rows_that_miss_something_are_dropped_and_told(make_table):
 
 @pytest.mark.parametrize("style", ["folktables", "lower"])
 def test_acs_in_both_styles_gives_the_same_examples(make_table, style):
-    loaded = examples_of([make_table(*pums(style))], Reading("acs"))
+    columns, rows = pums(style)
+    loaded = examples_of([make_table(columns, rows)], Reading("acs"))
     found = loaded.examples
     assert found.feature_names == ("AGEP", "SCHL", "WKHP", "RAC1P")
     assert found.group_names == ("female", "male")
     assert found.labels.tolist() == [int(number % 3 > 0) for number in range(40)]
     assert found.columns["WKHP"][0] == 40
     assert any("WAGP (a component of the income" in note for note in loaded.notes)
-    coded = examples_of([make_table(*pums(style))], Reading("acs", sensitive="sex=1")).examples
+    by_state = examples_of(
+        [make_table(columns, [[*row[:5], str(n % 2), *row[6:]] for n, row in enumerate(rows)])],
+        Reading("acs", sensitive="STABBR"),
+    )
+    assert by_state.examples.group_names == ("0", "1")
+    coded = examples_of([make_table(columns, rows)], Reading("acs", sensitive="sex=1")).examples
     assert coded.groups.tolist() == found.groups.tolist()
 
 
