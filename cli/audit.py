@@ -44,7 +44,8 @@ def audit(
     g1: options.SecondDistribution = None,
     match_labels: options.MatchLabels = False,
     threshold: Annotated[
-        float, typer.Option(help="An accuracy gap or advantage from here on is detectable.")
+        float,
+        typer.Option(help="An accuracy gap or advantage from here on is detectable.", metavar="X"),
     ] = 0.1,
     victims: Annotated[
         int,
@@ -126,6 +127,7 @@ def _print(result: AuditResult) -> None:
         ("accuracy on G0", found.accuracy[0]),
         ("accuracy on G1", found.accuracy[1]),
         ("accuracy gap", found.accuracy_gap),
+        ("  at equal label shares", found.matched_accuracy_gap),
         ("Delta_EO", found.delta_eo),
         ("W", found.composition_distance),
         ("bound Delta_EO * W", found.bound),

@@ -101,7 +101,7 @@ FirstDistribution = Annotated[
     typer.Option(
         "--g0",
         help="Distribution G0: conditions such as sex=Male (repeat: all must hold), a share such "
-        "as sex=Male:80%, or a file; the largest group if not given.",
+        "as sex=Male:80%, or a file. Without --g0 and --g1: the two largest groups.",
         metavar="WHAT",
     ),
 ]
@@ -109,7 +109,7 @@ SecondDistribution = Annotated[
     list[str] | None,
     typer.Option(
         "--g1",
-        help="Distribution G1, written like G0; the second largest group if not given.",
+        help="Distribution G1, written like G0.",
         metavar="WHAT",
     ),
 ]

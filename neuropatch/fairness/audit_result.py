@@ -85,43 +85,58 @@ class AuditResult:
 
     @property
     def signals(self) -> dict[str, Verdict]:
-        """Each signal beside the threshold: the accuracy gap, the advantage, and every attack's."""
-        found = {"accuracy gap": self.inference.accuracy_gap, "advantage": self.inference.advantage}
+        """Each signal beside the threshold: both accuracy gaps, the advantage, every attack's."""
+        found = {
+            "accuracy gap": self.inference.accuracy_gap,
+            "matched accuracy gap": self.inference.matched_accuracy_gap,
+            "advantage": self.inference.advantage,
+        }
         if self.attacks is not None:
             found |= {one.name: one.advantage for one in self.attacks.results}
         return {name: judge(signal, self.threshold) for name, signal in found.items()}
 
     @property
     def verdict(self) -> Verdict:
-        """``detectable`` by any signal; else by what the accuracy gap and the advantage say.
+        """``detectable`` by the matched accuracy gap, the advantage or an attack.
 
-        An attack that fails decides nothing: a few victims cannot show that none would succeed.
+        The accuracy gap itself decides nothing, because label shares alone can make one. Nor does
+        an attack that fails: a few victims cannot show that none would succeed.
         """
         signals = self.signals
-        if "detectable" in signals.values():
+        if self._detectable_by():
             return "detectable"
-        measured = (signals["accuracy gap"], signals["advantage"])
+        measured = (signals["matched accuracy gap"], signals["advantage"])
         return "undecided" if "undecided" in measured else "not-detectable"
 
     def sentences(self) -> list[str]:
         """What the numbers mean, in plain words."""
-        gap, lead = self.inference.accuracy_gap, self.inference.advantage
+        found = self.inference
         told = [
             self._inequality(),
-            f"accuracy gap: {_against(gap, self.threshold)}",
-            f"advantage: {_against(lead, self.threshold)}",
+            f"accuracy gap: {_against(found.accuracy_gap, self.threshold)}",
+            f"at equal label shares: {_against(found.matched_accuracy_gap, self.threshold)}",
+            f"advantage: {_against(found.advantage, self.threshold)}",
         ]
+        signals = self.signals
+        if (
+            signals["accuracy gap"] == "detectable"
+            and signals["matched accuracy gap"] == "not-detectable"
+        ):
+            told.append(
+                "so the accuracy gap comes from G0 and G1 having other shares of label 1, not from "
+                "what the model knows"
+            )
         if self.attacks is not None:
             told.extend(_attack_sentence(one) for one in self.attacks.results)
             said = ", ".join(f"{_SIDE[on]} ({name})" for name, on in self.attacks.on_model.items())
             told.append(f"the model itself looks to the attacks as if trained on {said}")
-        by = [name for name, verdict in self.signals.items() if verdict == "detectable"]
+        by = ", the ".join(self._detectable_by())
         told.append(
             {
-                "detectable": f"verdict: DETECTABLE, by the {', the '.join(by)}: predictions give "
-                "away which distribution the model was made for",
-                "not-detectable": "verdict: not detectable; accuracy gap and advantage are below "
-                f"{self.threshold:g}",
+                "detectable": f"verdict: DETECTABLE, by the {by}: predictions give away which "
+                "distribution the model was made for",
+                "not-detectable": "verdict: not detectable; matched accuracy gap and advantage are "
+                f"below {self.threshold:g}",
                 "undecided": f"verdict: undecided; {self.threshold:g} lies within an interval, so "
                 "audit on more rows",
             }[self.verdict]
@@ -165,6 +180,13 @@ class AuditResult:
         check_results_path(path)
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         atomic_write(path, [f"{text}\n".encode()])
+
+    def _detectable_by(self) -> list[str]:
+        return [
+            name
+            for name, verdict in self.signals.items()
+            if verdict == "detectable" and name != "accuracy gap"
+        ]
 
     def _inequality(self) -> str:
         found = self.inference

@@ -232,13 +232,14 @@ def _fitting(size: int, yes: int, no: int, shares: tuple[float, float]) -> int:
 
 
 def pure_groups(examples: Examples, *, match_labels: bool = False, seed: int = 0) -> Distributions:
-    """Pure groups: ``G0`` is the largest group of the sensitive attribute, ``G1`` the next.
+    """Pure groups: the two largest of the sensitive attribute, in the order of their names.
 
     Raises:
         DataError: If a group has rows of one label only.
     """
     sizes = np.bincount(examples.groups, minlength=len(examples.group_names))
-    first, second = np.argsort(-sizes, kind="stable")[:2]
+    # By name, not by size: a few rows more or less must not exchange the two.
+    first, second = sorted(np.argsort(-sizes, kind="stable")[:2])
     names = tuple(
         name if examples.sensitive.endswith(name) else f"{examples.sensitive}={name}"
         for name in (examples.group_names[first], examples.group_names[second])

@@ -118,6 +118,21 @@ def accuracy_gap(counts: Floats) -> Floats:
     return np.abs(both[..., 0] - both[..., 1])
 
 
+def matched_accuracy_gap(counts: Floats) -> Floats:
+    """Accuracy gap if both samples had the label shares of the two together, ``[...]``.
+
+    A model that predicts the same for every row has an accuracy gap wherever the labels are more
+    frequent in one sample, and none of it comes from the model. This gap is at most ``Adv``.
+    """
+    rates = label_rates(counts)
+    # Of right predictions: the share of 1 given label 1, of 0 given label 0.
+    apart = (rates[..., 0, :] - rates[..., 1, :]) * np.array([-1.0, 1.0])
+    shares = counts.sum(axis=(-4, -3, -1))
+    shares = shares / shares.sum(axis=-1, keepdims=True)
+    gap: Floats = np.abs((np.where(np.isnan(apart), 0.0, apart) * shares).sum(axis=-1))
+    return gap
+
+
 def resample(counts: Floats, resamples: int, seed: int) -> Floats:
     """Bootstrap: counts of samples drawn anew, ``[resamples, 2, groups, 2, 2]``.
 
@@ -140,6 +155,7 @@ class Inference:
     Attributes:
         accuracy: On ``G0`` and on ``G1``.
         accuracy_gap: Absolute difference of the two.
+        matched_accuracy_gap: The same at equal label shares.
         delta_eo: ``Delta_EO``.
         composition_distance: ``W``.
         bound: ``Delta_EO * W``.
@@ -149,6 +165,7 @@ class Inference:
 
     accuracy: tuple[Estimate, Estimate]
     accuracy_gap: Estimate
+    matched_accuracy_gap: Estimate
     delta_eo: Estimate
     composition_distance: Estimate
     bound: Estimate
@@ -189,6 +206,7 @@ def measure(counts: Floats, *, resamples: int = 10_000, seed: int = 0) -> Infere
             estimate(lambda given: accuracies(given)[..., 1]),
         ),
         accuracy_gap=estimate(accuracy_gap),
+        matched_accuracy_gap=estimate(matched_accuracy_gap),
         delta_eo=estimate(delta_eo),
         composition_distance=estimate(composition_distance),
         bound=estimate(bound),

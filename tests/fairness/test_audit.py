@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from neuropatch.errors import ResourceError, UsageError
@@ -36,12 +37,25 @@ def test_a_biased_model_is_detected(biased):
     assert all(one.accuracy_gap > 0.2 for one in biased.attacks.victims)
 
 
+def test_a_gap_of_label_shares_is_no_signal(make_examples):
+    class No:
+        def probabilities(self, examples):
+            return np.zeros(len(examples))
+
+    result = audit(No(), pure_groups(make_examples(1_000, shift=0.6)), AuditSettings(resamples=500))
+    assert result.inference.accuracy_gap.value > 0.3
+    assert result.inference.matched_accuracy_gap.value == 0
+    assert result.signals["accuracy gap"] == "detectable"
+    assert result.verdict == "not-detectable"
+    assert any(one.startswith("so the accuracy gap comes from") for one in result.sentences())
+
+
 def test_what_is_said_of_it(biased):
     said = biased.sentences()
     assert said[0].startswith("Adv <= Delta_EO * W holds")
     assert any("above the detection threshold of 0.1" in one for one in said)
     assert "meta-classifier: right for 100% of 12 victims, better than guessing" in said
-    assert said[-1].startswith("verdict: DETECTABLE, by the accuracy gap, the advantage, the loss")
+    assert said[-1].startswith("verdict: DETECTABLE, by the matched accuracy gap, the adv")
 
 
 def test_a_fair_task_is_not_detected(make_examples, train):

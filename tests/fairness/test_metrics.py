@@ -119,6 +119,19 @@ def test_the_numbers_are_those_of_the_definitions(counts):
     assert 0 <= metrics.composition_distance(counts) <= 1 + CLOSE
 
 
+@given(any_counts)
+def test_the_matched_gap_is_the_gap_of_equal_label_shares(counts):
+    assume((counts.sum(axis=(1, 3)) > 0).all())
+    lead = metrics.advantage(counts)
+    gap = metrics.matched_accuracy_gap(counts)
+    assert gap <= lead + CLOSE
+    # Rows weighted so that both sides have the label shares of all rows.
+    whole = counts.sum(axis=(0, 1, 3)) / counts.sum()
+    own = counts.sum(axis=(1, 3)) / counts.sum(axis=(1, 2, 3))[:, None]
+    weighted = counts * (whole / own)[:, None, :, None]
+    assert gap == pytest.approx(metrics.accuracy_gap(weighted), abs=CLOSE)
+
+
 def test_the_bound_needs_the_same_group_rates_on_both_sides():
     # One group on both sides in the same share, and right on G0 only: W is 0, the advantage is not.
     counts = np.array([[[[0, 9], [0, 9]], [[9, 0], [9, 0]]], [[[9, 0], [9, 0]], [[9, 0], [9, 0]]]])
