@@ -1,29 +1,14 @@
-// Memory and threads that the CPU kernels share.
+// Threads that the CPU kernels share.
 
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
-#include <memory>
-#include <new>
+
+#include "workspace.h"
 
 namespace neuropatch::cpu {
-
-inline constexpr std::align_val_t kAlignment{64};
-
-struct AlignedDelete {
-  void operator()(float* data) const { ::operator delete(data, kAlignment); }
-};
-using Workspace = std::unique_ptr<float[], AlignedDelete>;
-
-inline Workspace allocate(int64_t elements) {
-  return Workspace(static_cast<float*>(::operator new(elements * sizeof(float), kAlignment)));
-}
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Runs worker(index) for each index below `workers`, one after another in each thread that torch
 // lends. A worker draws its tasks from a shared counter, so a slow core does not hold up the rest.

@@ -1,7 +1,7 @@
 """Operators with compiled kernels, a reference in PyTorch, and one dispatch between them.
 
 ``NEUROPATCH_KERNELS`` forces an implementation: ``auto`` (the default), ``reference``,
-``portable``, ``avx2`` or ``avx512``.
+``portable``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``; ``auto`` never takes ``amx``.
 """
 
 from __future__ import annotations

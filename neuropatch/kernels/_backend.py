@@ -12,6 +12,16 @@ from neuropatch.errors import UsageError
 
 ENVIRONMENT_VARIABLE = "NEUROPATCH_KERNELS"
 
+INSTRUCTION_SETS = {
+    "avx512_bf16": "AVX-512 with bfloat16 dot products",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+    "portable": "what every CPU of its architecture has",
+    "amx": "AMX with bfloat16 tiles",
+}
+"""What the compiled CPU kernels may use, best first, and what each one is. ``amx`` is last because
+it rounds float32 activations to bfloat16, so it is taken only when asked for."""
+
 
 @dataclass(frozen=True)
 class KernelBackend:
@@ -19,7 +29,7 @@ class KernelBackend:
 
     Attributes:
         op: Name of the operator.
-        backend: ``"avx512"``, ``"avx2"``, ``"portable"`` or ``"reference"``.
+        backend: ``"reference"`` or one of :data:`INSTRUCTION_SETS`.
         reason: Why this one, as a clause that can follow a colon.
     """
 
@@ -73,8 +83,11 @@ def select_backend(op: str) -> KernelBackend:
     available = available_choices()
     if choice not in available:
         hint = f"choose one of {', '.join(available)}"
+        message = f"{ENVIRONMENT_VARIABLE}={choice} is not available here"
+        if choice in INSTRUCTION_SETS and not MISSING:
+            message += f": this CPU, or its operating system, has no {INSTRUCTION_SETS[choice]}"
         raise UsageError(
-            f"{ENVIRONMENT_VARIABLE}={choice} is not available here",
+            message,
             hint=f"{hint}; {MISSING}" if MISSING else hint,
         )
     if choice == "reference":

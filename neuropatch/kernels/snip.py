@@ -29,7 +29,10 @@ def snip_accumulate_(score: Tensor, grad: Tensor, input: Tensor, offsets: Tensor
     depend on the number of threads, so neither does any bit of the result.
 
     Besides its arguments the compiled kernel takes
-    ``4 * tokens * (out + 48 * torch.get_num_threads())`` bytes of memory.
+    ``4 * tokens * (out + 48 * torch.get_num_threads())`` bytes of memory, and up to 0.5 MB a
+    thread. On CPUs that have bfloat16 dot products it takes subnormal bfloat16 values, products and
+    sums for zeros (``NEUROPATCH_KERNELS=avx512`` keeps them); ``docs/kernels.md`` has the
+    arithmetic of each instruction set.
 
     Args:
         score: ``[out, in]``, float32 or float64, contiguous; changed in place.

@@ -50,6 +50,25 @@ def test_an_unavailable_choice_is_an_error(choose_path, make_tensors):
         snip_accumulate_(*make_tensors(2, 3, [4]))
 
 
+@pytest.mark.skipif(_backend.MISSING is not None, reason="without the extension there is no choice")
+def test_an_instruction_set_that_the_cpu_lacks_is_named(choose_path, monkeypatch):
+    choose_path("amx")
+    monkeypatch.setattr(_backend, "available_choices", lambda: ("auto", "reference", "avx2"))
+    with pytest.raises(UsageError) as caught:
+        backends()
+    assert caught.value.message == (
+        "NEUROPATCH_KERNELS=amx is not available here: this CPU, or its operating system, "
+        "has no AMX with bfloat16 tiles"
+    )
+    assert caught.value.hint == "choose one of auto, reference, avx2"
+
+
+def test_every_instruction_set_is_known(instruction_sets):
+    assert set(instruction_sets) <= set(_backend.INSTRUCTION_SETS)
+    known = list(_backend.INSTRUCTION_SETS)
+    assert instruction_sets == sorted(instruction_sets, key=known.index)
+
+
 def test_schemas_match_the_registered_ones():
     for name, operator in OPERATORS.items():
         registered = getattr(torch.ops.neuropatch, name).default._schema
