@@ -1,7 +1,7 @@
 """The AMX kernel of snip_accumulate_, on software tiles.
 
-The source of the kernel and of its driver is compiled against csrc/emulation/amx.h, under UBSan, and
-run on the shapes of the other kernels. On a CPU with AMX the same tests run the real one too.
+The source of the kernel and of its driver is compiled against csrc/emulation/amx.h, under UBSan,
+and run on the shapes of the other kernels. On a CPU with AMX the same tests run the real one too.
 """
 
 from __future__ import annotations
