@@ -8,6 +8,18 @@ from __future__ import annotations
 
 from neuropatch.kernels._backend import KernelBackend
 from neuropatch.kernels._registry import backends
+from neuropatch.kernels.linear import SparseEdits, add_sparse_linear, masked_linear
+from neuropatch.kernels.mlp import gated_mlp, masked_units, plain_mlp
 from neuropatch.kernels.snip import snip_accumulate_
 
-__all__ = ["KernelBackend", "backends", "snip_accumulate_"]
+__all__ = [
+    "KernelBackend",
+    "SparseEdits",
+    "add_sparse_linear",
+    "backends",
+    "gated_mlp",
+    "masked_linear",
+    "masked_units",
+    "plain_mlp",
+    "snip_accumulate_",
+]

@@ -43,8 +43,15 @@ def check_offsets_metadata(op: str, offsets: Tensor, name: str = "offsets") -> N
         fail(op, f"{name} must be int64, not {dtype_name(offsets.dtype)}")
 
 
-def check_offsets_values(op: str, offsets: Tensor, total: int, name: str = "offsets") -> None:
-    """Checks that offsets run from 0 to ``total`` and never descend.
+def check_offsets_values(
+    op: str,
+    offsets: Tensor,
+    total: int,
+    name: str = "offsets",
+    *,
+    what: str = "the number of tokens",
+) -> None:
+    """Checks that offsets run from 0 to ``total``, which is ``what``, and never descend.
 
     Raises:
         UsageError: They do not.
@@ -53,8 +60,7 @@ def check_offsets_values(op: str, offsets: Tensor, total: int, name: str = "offs
     if starts[0] != 0 or starts[-1] != total:
         fail(
             op,
-            f"{name} must run from 0 to the number of tokens, {total}, "
-            f"not from {starts[0]} to {starts[-1]}",
+            f"{name} must run from 0 to {what}, {total}, not from {starts[0]} to {starts[-1]}",
         )
     for i in range(1, len(starts)):
         if starts[i] < starts[i - 1]:

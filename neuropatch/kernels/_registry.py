@@ -29,12 +29,17 @@ class Operator:
         reference: The slow implementation, for every device and type.
         fake: The implementation for tensors without data: checks shapes, types and devices, and
             returns empty results.
+        setup_context: For an operator with derivatives: what to keep for them, as
+            ``torch.library.register_autograd`` takes it.
+        backward: For an operator with derivatives: its backward pass.
     """
 
     schema: str
     check: Callable[..., None]
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    setup_context: Callable[..., None] | None = None
+    backward: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +62,13 @@ def register(operator: Operator) -> None:
         _LIBRARY.define(operator.schema)
     _LIBRARY.impl(operator.name, default, "CompositeExplicitAutograd")
     torch.library.register_fake(f"neuropatch::{operator.name}", operator.fake, lib=_LIBRARY)
+    if operator.backward is not None:
+        torch.library.register_autograd(
+            f"neuropatch::{operator.name}",
+            operator.backward,
+            setup_context=operator.setup_context,
+            lib=_LIBRARY,
+        )
     OPERATORS[operator.name] = operator
 
 
