@@ -34,12 +34,13 @@ std::string dtype_text(ScalarType dtype) {
   }
 }
 
-std::vector<int64_t> checked_offsets(const char* op, const Tensor& offsets, int64_t total) {
-  check(offsets.is_cpu(), op, ": offsets must be on the CPU");
+std::vector<int64_t> checked_offsets(
+    const char* op, const Tensor& offsets, int64_t total, const char* name, const char* what) {
+  check(offsets.is_cpu(), op, ": ", name, " must be on the CPU");
   check(offsets.dim() == 1 && offsets.size(0) >= 1,
-        op, ": offsets must have shape (samples + 1,), not ", shape_text(offsets));
+        op, ": ", name, " must have shape (samples + 1,), not ", shape_text(offsets));
   check(offsets.scalar_type() == ScalarType::Long,
-        op, ": offsets must be int64, not ", dtype_text(offsets.scalar_type()));
+        op, ": ", name, " must be int64, not ", dtype_text(offsets.scalar_type()));
 
   const auto* data = static_cast<const int64_t*>(offsets.const_data_ptr());
   std::vector<int64_t> values(offsets.size(0));
@@ -47,11 +48,11 @@ std::vector<int64_t> checked_offsets(const char* op, const Tensor& offsets, int6
     values[i] = data[static_cast<int64_t>(i) * offsets.stride(0)];
   }
   check(values.front() == 0 && values.back() == total,
-        op, ": offsets must run from 0 to the number of tokens, ", total,
-        ", not from ", values.front(), " to ", values.back());
+        op, ": ", name, " must run from 0 to ", what, ", ", total, ", not from ", values.front(),
+        " to ", values.back());
   for (size_t i = 1; i < values.size(); ++i) {
     check(values[i - 1] <= values[i],
-          op, ": offsets must not descend, but offsets[", i, "] = ", values[i],
+          op, ": ", name, " must not descend, but ", name, "[", i, "] = ", values[i],
           " follows ", values[i - 1]);
   }
   return values;

@@ -29,9 +29,13 @@ std::string shape_text(const torch::stable::Tensor& tensor);
 // The name of a floating-point or int64 type without "torch.", or "another type".
 std::string dtype_text(torch::headeronly::ScalarType dtype);
 
-// Reads offsets of samples, [n + 1] int64 on the CPU, and checks that they run from 0 to `total` and
-// never descend. `op` begins the message.
+// Reads offsets of samples or ranges, [n + 1] int64 on the CPU, and checks that they run from 0 to
+// `total`, which is `what`, and never descend. `op` begins the message, `name` is the argument.
 std::vector<int64_t> checked_offsets(
-    const char* op, const torch::stable::Tensor& offsets, int64_t total);
+    const char* op,
+    const torch::stable::Tensor& offsets,
+    int64_t total,
+    const char* name = "offsets",
+    const char* what = "the number of tokens");
 
 }  // namespace neuropatch

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../common/snip_arguments.h"
+#include "elements_of.h"
 #include "parallel.h"
 #include "snip_accumulation.h"
 #include "snip_kernels.h"
@@ -16,17 +17,12 @@ namespace neuropatch::cpu {
 
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 TokenMatrix token_matrix(const Tensor& tensor) {
-  const ScalarType dtype = tensor.scalar_type();
-  const ElementType type = dtype == ScalarType::Float ? ElementType::kFloat32
-      : dtype == ScalarType::BFloat16                 ? ElementType::kBFloat16
-                                                      : ElementType::kFloat16;
   TokenMatrix matrix{};
   matrix.data = tensor.const_data_ptr();
-  matrix.type = type;
+  matrix.type = element_type(tensor);
   matrix.tokens = tensor.size(0);
   matrix.columns = tensor.size(1);
   matrix.token_stride = tensor.stride(0);

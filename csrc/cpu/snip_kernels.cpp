@@ -8,46 +8,6 @@ namespace neuropatch::cpu {
 
 namespace {
 
-NP_INLINE float float_from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-NP_INLINE uint32_t bits_of_float(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-struct Float32 {
-  using Storage = float;
-  NP_INLINE static float load(float value) { return value; }
-};
-
-struct BFloat16 {
-  using Storage = uint16_t;
-  NP_INLINE static float load(uint16_t value) {
-    return float_from_bits(static_cast<uint32_t>(value) << 16);
-  }
-};
-
-// Branch-free, so that the compiler vectorises it. The exponent is moved into float's range by one
-// multiplication (infinities and NaN keep an exponent of all ones); a subnormal half becomes the
-// fraction of a number in [0.5, 1), from which 0.5 is taken.
-struct Float16 {
-  using Storage = uint16_t;
-  NP_INLINE static float load(uint16_t value) {
-    const uint32_t shifted = static_cast<uint32_t>(value) << 16;
-    const uint32_t sign = shifted & 0x80000000u;
-    const uint32_t magnitude = shifted + shifted;
-    const float normal = float_from_bits((magnitude >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
-    const float subnormal = float_from_bits((magnitude >> 17) | (126u << 23)) - 0.5f;
-    const bool is_subnormal = magnitude < (1u << 27);
-    return float_from_bits(sign | (is_subnormal ? bits_of_float(subnormal) : bits_of_float(normal)));
-  }
-};
-
 template <typename Element, int kWidth>
 NP_INLINE void pack_typed(
     const TokenMatrix& matrix, int64_t first_column, int64_t columns, float* packed) {
@@ -109,10 +69,9 @@ NP_SNIP_KERNEL(portable, , Vector128, 4, 2)
 
 #if defined(__x86_64__)
 // 6 x 16: twelve of sixteen registers hold sums.
-NP_SNIP_KERNEL(avx2, __attribute__((target("avx2,fma"))), Vector256, 6, 2)
+NP_SNIP_KERNEL(avx2, NP_AVX2, Vector256, 6, 2)
 // 8 x 48: twenty-four of thirty-two registers hold sums.
-NP_SNIP_KERNEL(
-    avx512, __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"))), Vector512, 8, 3)
+NP_SNIP_KERNEL(avx512, NP_AVX512, Vector512, 8, 3)
 #endif
 
 const SnipKernel& vector_snip_kernel(Capability capability) {

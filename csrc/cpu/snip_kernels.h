@@ -32,10 +32,9 @@
 #include <cstdint>
 
 #include "capability.h"
+#include "elements.h"
 
 namespace neuropatch::cpu {
-
-enum class ElementType { kFloat32, kBFloat16, kFloat16 };
 
 // Rows [start, start + tokens) of a matrix with any strides, counted in elements.
 struct TokenMatrix {

@@ -1,7 +1,6 @@
 // Tiles of registers over packed panels: the loops that the kernels of snip_accumulate_ share, as
-// templates over the vector width and the multiplication. Everything is inlined into one function per
-// instruction set, and only those functions need a target attribute; a file that uses intrinsics
-// defines NP_TARGET as theirs, because an intrinsic is inlined into nothing less.
+// templates over the vector width and the multiplication. A file that uses intrinsics defines NP_TARGET
+// first; see elements.h.
 
 #pragma once
 
@@ -9,26 +8,11 @@
 #include <cstring>
 
 #include "snip_kernels.h"
-
-#ifndef NP_TARGET
-#define NP_TARGET
-#endif
-#define NP_INLINE NP_TARGET __attribute__((always_inline)) inline
+#include "vectors.h"
 
 namespace neuropatch::cpu {
 
 namespace {
-
-// Vectors of one register width. They may alias float, of which the panels are made.
-#define NP_VECTOR(NAME, LANES)                                                  \
-  struct NAME {                                                                 \
-    static constexpr int kLanes = LANES;                                        \
-    typedef float Floats __attribute__((vector_size(LANES * 4), may_alias));    \
-    typedef int32_t Bits __attribute__((vector_size(LANES * 4)));               \
-  };
-NP_VECTOR(Vector128, 4)
-NP_VECTOR(Vector256, 8)
-NP_VECTOR(Vector512, 16)
 
 // Words of float32.
 struct MultiplyAdd {

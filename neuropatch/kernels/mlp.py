@@ -142,7 +142,7 @@ class _ReferenceUnits(torch.autograd.Function):
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return _backward(ctx, *grads)
 
