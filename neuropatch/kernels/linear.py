@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,22 +114,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.width = x.shape[1]
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, run: Callable[..., Tensor]) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[1]:
         rows, columns, delta, edit_offsets, token_offsets, patches = ctx.saved_tensors
-        transposed = _transpose(SparseEdits(rows, columns, delta, edit_offsets))
+        # The same changes of the transposed matrix: sorted by column within each patch.
+        places = torch.arange(rows.shape[0])
+        patch = torch.searchsorted(edit_offsets[1:], places, right=True).to(rows.device)
+        order = torch.argsort(patch << 32 | columns, stable=True)
+        transposed = columns[order], rows[order], delta[order]
         nothing = grad.new_zeros(grad.shape[0], ctx.width)
-        grad_input = add_sparse_linear(nothing, grad, transposed, token_offsets, patches)
+        grad_input = run(nothing, grad, *transposed, edit_offsets, token_offsets, patches)
     return grad, grad_input, None, None, None, None, None, None
 
 
-def _transpose(edits: SparseEdits) -> SparseEdits:
-    """The same changes of the transposed matrix: sorted by column within each patch."""
-    counts = edits.offsets.diff()
-    patch = torch.repeat_interleave(torch.arange(counts.shape[0]), counts).to(edits.rows.device)
-    order = torch.argsort(patch << 32 | edits.columns, stable=True)
-    return SparseEdits(edits.columns[order], edits.rows[order], edits.delta[order], edits.offsets)
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, grad, torch.ops.neuropatch.add_sparse_linear)
 
 
 class _ReferenceSparseLinear(torch.autograd.Function):
@@ -142,7 +143,7 @@ class _ReferenceSparseLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, *grads)
+        return _gradients(ctx, grads[0], _ReferenceSparseLinear.apply)
 
 
 def _check_metadata(

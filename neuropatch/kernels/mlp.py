@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,15 +102,11 @@ def masked_units(
     flat_up = None if up is None else up.reshape(flat.shape)
     _check_units(flat, flat_up, mask, activation, reuse)
     arguments = (flat, flat_up, mask, activation, reuse)
-    if _takes_compiled(_FORWARD, preactivation):
+    if preactivation.dtype != torch.float64 and compiled(_FORWARD, preactivation.device):
         hidden: Tensor = torch.ops.neuropatch.masked_units(*arguments)
     else:
         hidden = _ReferenceUnits.apply(*arguments)  # type: ignore[no-untyped-call]
     return hidden.view(preactivation.shape)
-
-
-def _takes_compiled(op: str, tensor: Tensor) -> bool:
-    return tensor.dtype != torch.float64 and compiled(op, tensor.device)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -118,18 +115,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.activation, ctx.reuse = activation, reuse
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, run: Callable[..., Tensor]) -> tuple[Tensor | None, ...]:
     preactivation, up, mask = ctx.saved_tensors
     # A graph that is kept will read its saved tensors again.
     if not ctx.reuse or torch._C._autograd._get_current_graph_task_keep_graph():
         preactivation = preactivation.clone()
         up = None if up is None else up.clone()
-    arguments = (preactivation, up, mask, grad, ctx.activation)
-    if _takes_compiled(_BACKWARD, preactivation):
-        grad_mask = torch.ops.neuropatch.masked_units_backward_(*arguments)
-    else:
-        grad_mask = reference.masked_units_backward_(*arguments)
+    grad_mask = run(preactivation, up, mask, grad, ctx.activation)
     return preactivation, up, grad_mask, None, None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, grad, torch.ops.neuropatch.masked_units_backward_)
 
 
 class _ReferenceUnits(torch.autograd.Function):
@@ -144,7 +141,7 @@ class _ReferenceUnits(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, *grads)
+        return _gradients(ctx, grads[0], reference.masked_units_backward_)
 
 
 def _check_frozen(op: str, **weights: Tensor | None) -> None:

@@ -44,4 +44,4 @@ def add_sparse_linear(
         place = (rows[edits].long(), columns[edits].long())
         change.index_put_(place, delta[edits], accumulate=True)
         result[begin:end] += input[begin:end].to(delta.dtype) @ change.T
-    return result.to(output.dtype, memory_format=torch.contiguous_format)
+    return result.to(output.dtype).contiguous()

@@ -46,7 +46,7 @@ def masked_units(
     hidden = ACTIVATIONS[activation](preactivation.to(mask.dtype))
     if up is not None:
         hidden = hidden * up.to(mask.dtype)
-    return (hidden * mask).to(preactivation.dtype, memory_format=torch.contiguous_format)
+    return (hidden * mask).to(preactivation.dtype).contiguous()
 
 
 @torch.no_grad()
