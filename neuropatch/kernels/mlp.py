@@ -122,6 +122,8 @@ def _gradients(ctx: Any, grad: Tensor, run: Callable[..., Tensor]) -> tuple[Tens
         preactivation = preactivation.clone()
         up = None if up is None else up.clone()
     grad_mask = run(preactivation, up, mask, grad, ctx.activation)
+    # Whoever else has kept what was given away shall be told so by autograd.
+    torch.autograd.graph.increment_version([t for t in (preactivation, up) if t is not None])
     return preactivation, up, grad_mask, None, None
 
 

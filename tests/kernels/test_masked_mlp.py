@@ -364,6 +364,16 @@ def test_a_retained_graph_gives_the_same_gradients(path):
         torch.autograd.grad(loss, (x, mask))
 
 
+def test_what_was_given_away_cannot_be_used_unseen(path):
+    """Autograd refuses where another operation has kept a product that is written over."""
+    x, gate, _, _, mask = weights()
+    z = functional.linear(x.requires_grad_(), gate)
+    squared = z.square()
+    masked_units(z, None, mask, "silu", reuse=True).sum().backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squared.sum().backward()
+
+
 def test_inputs_are_left_alone_unless_given_away(path):
     z, up, mask, grad = arguments(4, 9)
     before = z.clone(), up.clone(), mask.clone(), grad.clone()
