@@ -147,6 +147,9 @@ __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   return bits;
 }
 
+// Ends the kernel with an error, which the stream reports at its next synchronisation.
+__device__ __forceinline__ void stop(const char*) { __trap(); }
+
 // Reads or writes a vector (float4, uint2, ...) at an address that is a multiple of its size.
 template <typename Vector>
 __device__ __forceinline__ Vector load_vector(const void* address) {
@@ -242,15 +245,19 @@ inline std::uint32_t to_tf32(float value) {
   return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
 }
 
+[[noreturn]] inline void stop(const char* why, Place place = Place::here()) {
+  emulation::fail(place, why);
+}
+
 template <typename Vector>
 Vector load_vector(const void* address, Place place = Place::here()) {
-  emulation::check_aligned(address, sizeof(Vector), "load", place);
+  emulation::check_aligned(address, sizeof(Vector), "load from", place);
   return *static_cast<const Vector*>(address);
 }
 
 template <typename Vector>
 void store_vector(void* address, const Vector& value, Place place = Place::here()) {
-  emulation::check_aligned(address, sizeof(Vector), "store", place);
+  emulation::check_aligned(address, sizeof(Vector), "store to", place);
   *static_cast<Vector*>(address) = value;
 }
 

@@ -53,10 +53,11 @@ constexpr bool kIsStream = std::is_same_v<T, cudaStream_t>;
 
 template <typename T>
 void describe(std::vector<Parameter>& parameters) {
-  if constexpr (kIsStream<T>) return;
-  using Element = std::remove_pointer_t<T>;
-  parameters.push_back(
-      {type_name<std::remove_cv_t<Element>>(), std::is_pointer_v<T>, !std::is_const_v<Element>});
+  if constexpr (!kIsStream<T>) {
+    using Element = std::remove_pointer_t<T>;
+    parameters.push_back(
+        {type_name<std::remove_cv_t<Element>>(), std::is_pointer_v<T>, !std::is_const_v<Element>});
+  }
 }
 
 // The next argument of this type.

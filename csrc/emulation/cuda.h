@@ -157,7 +157,7 @@ T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T
 
 template <typename T>
 T __ldg(const T* address, np::emulation::Place place = np::emulation::Place::here()) {
-  np::emulation::check_aligned(address, sizeof(T), "__ldg", place);
+  np::emulation::check_aligned(address, sizeof(T), "__ldg from", place);
   return *address;
 }
 

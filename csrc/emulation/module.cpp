@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include "library.h"
 
@@ -39,21 +38,25 @@ class Loaded {
     library_ = reinterpret_cast<Library* (*)()>(symbol)();
   }
 
-  std::vector<std::string> names() const {
-    std::vector<std::string> names;
-    for (const auto& [name, launcher] : library_->launchers) names.push_back(name);
+  py::list names() const {
+    py::list names;
+    for (const auto& [name, launcher] : library_->launchers) names.append(name);
     return names;
   }
 
   // For each parameter: the type, whether it is an array, and whether it is written to.
-  std::vector<std::tuple<std::string, bool, bool>> parameters(const std::string& name) const {
-    std::vector<std::tuple<std::string, bool, bool>> list;
-    for (const auto& p : find(name).parameters) list.emplace_back(p.type, p.array, p.writable);
+  py::list parameters(const std::string& name) const {
+    py::list list;
+    for (const auto& p : find(name).parameters) {
+      list.append(py::make_tuple(p.type, p.array, p.array && p.writable));
+    }
     return list;
   }
 
-  void run(const std::string& name, const py::args& values, Order threads, Order blocks,
-           std::uint64_t seed) const {
+  // The orders are numbers of Order.
+  void run(
+      const std::string& name, const py::args& values, int threads, int blocks,
+      std::uint64_t seed) const {
     const Launcher& launcher = find(name);
     const auto& parameters = launcher.parameters;
     if (values.size() != parameters.size()) {
@@ -66,7 +69,7 @@ class Loaded {
       const std::string place = "argument " + std::to_string(i) + " of " + name;
       arguments.push_back(convert(place, parameters[i], values[i]));
     }
-    *library_->options = {threads, blocks, seed};
+    *library_->options = {static_cast<Order>(threads), static_cast<Order>(blocks), seed};
     const py::gil_scoped_release unlocked;
     launcher.call(arguments);
   }
@@ -85,14 +88,11 @@ class Loaded {
 
 PYBIND11_MODULE(emulation, module) {
   py::register_exception<Error>(module, "KernelError");
-  py::enum_<Order>(module, "Order")
-      .value("ascending", Order::kAscending)
-      .value("descending", Order::kDescending)
-      .value("shuffled", Order::kShuffled);
   py::class_<Loaded>(module, "Library")
       .def(py::init<const std::string&>())
       .def("names", &Loaded::names)
       .def("parameters", &Loaded::parameters)
-      .def("run", &Loaded::run, py::arg("name"), py::kw_only(), py::arg("threads") = Order::kAscending,
-           py::arg("blocks") = Order::kAscending, py::arg("seed") = 0);
+      .def(
+          "run", &Loaded::run, py::arg("name"), py::kw_only(), py::arg("threads"),
+          py::arg("blocks"), py::arg("seed"));
 }

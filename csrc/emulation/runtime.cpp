@@ -24,14 +24,12 @@ constexpr std::size_t kMaxSharedBytes = 227 * 1024;
 #ifdef NP_EMULATION_TSAN
 // Blocks are dealt to several groups, which run after one another. Each has its own operating system
 // thread (thus its own __shared__ variables) and its own fibers, and nothing orders its accesses to
-// memory before another group's: a race between blocks of different groups is seen.
+// memory before another group's: a race between blocks of different groups is seen. All groups live
+// until the launch ends, because ThreadSanitizer forgets what a fiber has done when it is gone.
 constexpr unsigned kGroups = 4;
 #else
 constexpr unsigned kGroups = 1;
 #endif
-
-// Neighbours in any direction are in different groups.
-unsigned group_of(uint3 block) { return (block.x + block.y + block.z) % kGroups; }
 
 // __shared__ variables are thread-local (see cuda.h), and the library that holds the kernels has no
 // other thread-local variable but this.
@@ -118,29 +116,33 @@ void check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
   }
 }
 
-std::vector<uint3> blocks_in_order(dim3 grid, Order order, std::mt19937_64& random) {
+std::vector<uint3> blocks_in_order(dim3 grid, std::mt19937_64& random) {
   std::vector<uint3> blocks;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y, z});
     }
   }
-  if (order == Order::kDescending) std::reverse(blocks.begin(), blocks.end());
-  if (order == Order::kShuffled) std::shuffle(blocks.begin(), blocks.end(), random);
+  if (options().blocks == Order::kDescending) std::reverse(blocks.begin(), blocks.end());
+  if (options().blocks == Order::kShuffled) std::shuffle(blocks.begin(), blocks.end(), random);
   return blocks;
 }
 
-// Runs the blocks of a group on threads that it makes.
+// Blocks that run on the same threads, one after another.
+struct Group {
+  std::vector<uint3> blocks;
+  std::unique_ptr<Block> threads;
+};
+
 void run_group(
-    unsigned group, const std::vector<uint3>& blocks, std::size_t shared_bytes,
-    const std::function<void()>& kernel, std::mt19937_64& random, std::unique_ptr<Block>& threads) {
+    Group& group, std::size_t shared_bytes, const std::function<void()>& kernel,
+    std::mt19937_64& random) {
   const UnwatchedMemory unwatched;
   const SharedMemory shared(shared_bytes);
-  threads = std::make_unique<Block>(blockDim, kernel, options().threads, random);
-  for (const uint3 block : blocks) {
-    if (group_of(block) != group) continue;
+  group.threads = std::make_unique<Block>(blockDim, kernel, options().threads, random);
+  for (const uint3 block : group.blocks) {
     shared.fill();
-    threads->run(block);
+    group.threads->run(block);
     shared.check(block);
   }
 }
@@ -159,14 +161,17 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function
   gridDim = grid;
   blockDim = block;
   std::mt19937_64 random(options().seed);
-  const auto blocks = blocks_in_order(grid, options().blocks, random);
-  // ThreadSanitizer forgets what a fiber has done when it is gone, so all groups live to the end.
-  std::unique_ptr<Block> threads[kGroups];
+  Group groups[kGroups];
+  for (const uint3 block : blocks_in_order(grid, random)) {
+    // Neighbours in any direction are in different groups.
+    groups[(block.x + block.y + block.z) % kGroups].blocks.push_back(block);
+  }
   std::exception_ptr error;
-  for (unsigned group = 0; group < kGroups && !error; ++group) {
+  for (Group& group : groups) {
+    if (group.blocks.empty() || error) continue;
     const auto run = [&] {
       try {
-        run_group(group, blocks, shared_bytes, kernel, random, threads[group]);
+        run_group(group, shared_bytes, kernel, random);
       } catch (...) {
         error = std::current_exception();
       }
@@ -179,7 +184,7 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function
   }
   acquire_memory(&end_of_launch);
   const UnwatchedMemory unwatched;
-  for (auto& group : threads) group.reset();
+  for (Group& group : groups) group.threads.reset();
   if (error) std::rethrow_exception(error);
 }
 

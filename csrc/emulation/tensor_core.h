@@ -22,7 +22,7 @@ void load_matrices(
     std::uint32_t (&registers)[kMatrices], bool transposed, const void* row, Place place) {
   std::uint16_t elements[8] = {};
   if (lane() < 8 * kMatrices) {
-    check_aligned(row, 16, "ldmatrix", place);
+    check_aligned(row, 16, "ldmatrix from", place);
     // Read here, where a sanitizer sees it, and before the other lanes have come: ldmatrix does not
     // order accesses to memory.
     std::memcpy(elements, row, sizeof elements);

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Kernels, Toolchain
+from .harness import CUDA, Kernels, Toolchain
 
 HERE = Path(__file__).parent
 
@@ -21,3 +21,11 @@ def toolchain(pytestconfig):
 def toys(toolchain):
     """Small kernels, right ones and defective ones."""
     return Kernels(toolchain, "toys", [HERE / "toys/toys.cpp"])
+
+
+@pytest.fixture(scope="session")
+def kernels(toolchain):
+    """The kernels of csrc/cuda, as kernels.cpp names them."""
+    # runtime.cu asks the CUDA runtime, which is not emulated.
+    sources = [path for path in sorted(CUDA.glob("*.cu")) if path.name != "runtime.cu"]
+    return Kernels(toolchain, "kernels", [HERE / "kernels.cpp", *sources])

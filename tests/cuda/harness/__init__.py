@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .kernels import Kernels, Order
-from .toolchain import Toolchain
+from .kernels import ORDERS, Kernels, Order
+from .toolchain import CUDA, ROOT, Toolchain, cuda_headers
 
-__all__ = ["Kernels", "Order", "Toolchain"]
+__all__ = ["CUDA", "ORDERS", "ROOT", "Kernels", "Order", "Toolchain", "cuda_headers"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,36 +35,28 @@ ORDERS = (
     Order("shuffled", "shuffled", 1),
     Order("shuffled", "shuffled", 2),
 )
+# As np::emulation::Order has them.
 _ORDER_NUMBERS = {"ascending": 0, "descending": 1, "shuffled": 2}
 
 
 class Kernels:
     """The kernels that are bound (NP_BIND) in some sources.
 
-    Arguments of kernels are contiguous arrays, ``None`` for a null pointer, and numbers.
+    Arguments of kernels are contiguous arrays, ``None`` for a null pointer, and numbers. A kernel's
+    mistake raises ``error``.
     """
 
     def __init__(self, toolchain: Toolchain, name: str, sources: Sequence[Path]) -> None:
         self._toolchain = toolchain
         self._name = name
         self._sources = sources
-
-    @cached_property
-    def _module(self) -> Any:
-        path = self._toolchain.module()
+        library = toolchain.library(name, sources)
+        path = toolchain.module()
         spec = importlib.util.spec_from_file_location("emulation", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module
-
-    @cached_property
-    def _library(self) -> Any:
-        return self._module.Library(str(self._toolchain.library(self._name, self._sources)))
-
-    @property
-    def error(self) -> type[Exception]:
-        """What a kernel's mistake raises."""
-        return self._module.KernelError
+        self._library = module.Library(str(library))
+        self.error: type[Exception] = module.KernelError
 
     def names(self) -> list[str]:
         """The names of all kernels."""
@@ -72,7 +64,7 @@ class Kernels:
 
     def run(self, name: str, *arguments: Any, order: Order = ORDERS[0]) -> None:
         """Runs a kernel once, in place."""
-        threads, blocks = (self._module.Order.__members__[text] for text in order[:2])
+        threads, blocks = (_ORDER_NUMBERS[text] for text in order[:2])
         self._library.run(name, *arguments, threads=threads, blocks=blocks, seed=order.seed)
 
     def results(self, name: str, *arguments: Any) -> list[list[np.ndarray]]:
@@ -100,9 +92,7 @@ class Kernels:
                     raise AssertionError(f"written array {number} of {name} differs in {order}")
         self.run(name, *arguments)
 
-    def report(
-        self, sanitizer: str, name: str, *arguments: Any, order: Order = ORDERS[0]
-    ) -> str:
+    def report(self, sanitizer: str, name: str, *arguments: Any, order: Order = ORDERS[0]) -> str:
         """Runs a kernel in place under a sanitizer, "thread" or "address" (with "undefined").
 
         The kernel runs in a program of its own: preloading a sanitizer into Python would watch
@@ -121,11 +111,14 @@ class Kernels:
                     path.write_bytes(argument.tobytes())
                     files[path] = argument
                     words.append(str(path))
+                elif argument is None:
+                    words.append("null")
                 else:
-                    words.append("null" if argument is None else repr(argument))
+                    exact = float if isinstance(argument, (float, np.floating)) else int
+                    words.append(repr(exact(argument)))
             done = _run_watched([str(program), *words])
             if done.returncode == _SANITIZER_FOUND:
-                return done.stderr
+                return _with_lines(done.stderr, program)
             if done.returncode == _KERNEL_ERROR:
                 raise self.error(done.stderr.strip())
             if done.returncode or done.stderr:
@@ -140,6 +133,18 @@ def _copies(arguments: Sequence[Any]) -> list[Any]:
     return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
 
 
+def _with_lines(report: str, program: Path) -> str:
+    """Looks up the lines of a report that g++'s sanitizers do not find themselves."""
+    unknown = rf"<null> \({re.escape(program.name)}\+(0x[0-9a-f]+)\)"
+    addresses = list(dict.fromkeys(re.findall(unknown, report)))
+    if not addresses:
+        return report
+    command = ["addr2line", "-e", str(program), *addresses]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    places = dict(zip(addresses, lines, strict=True))
+    return re.sub(unknown, lambda match: places[match[1]], report)
+
+
 def _run_watched(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Runs a program that stops at the first thing that its sanitizer finds."""
     common = f"exitcode={_SANITIZER_FOUND}:halt_on_error=1"
@@ -151,6 +156,6 @@ def _run_watched(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     options = {"capture_output": True, "text": True, "env": environment}
     done = subprocess.run(command, **options)
     if "unexpected memory mapping" in done.stderr:
-        # Older versions of ThreadSanitizer cannot cope with as random addresses as some systems use.
+        # Older versions of ThreadSanitizer need addresses that are less random than usual.
         done = subprocess.run(["setarch", "--addr-no-randomize", *command], **options)
     return done

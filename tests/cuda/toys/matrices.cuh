@@ -90,6 +90,10 @@ __global__ void load(std::uint32_t* registers, const std::uint16_t* matrices) {
   for (int i = 0; i < kMatrices; ++i) registers[lane * kMatrices + i] = values[i];
 }
 
+__global__ void round_to_tf32(std::uint32_t* out, const float* in) {
+  out[threadIdx.x] = np::to_tf32(in[threadIdx.x]);
+}
+
 // One mma, from registers to registers: d[lane][4] += of a[lane][4] and b[lane][2].
 template <typename T>
 __global__ void multiply(float* d, const std::uint32_t* a, const std::uint32_t* b) {

@@ -61,8 +61,10 @@ __global__ void warp_sum(float* out, const float* in) {
       sum -= __shfl_xor_sync(0xffffffffu, sum, 0);
     }
   }
-  const unsigned mask = kDefect == WarpDefect::kWrongMask ? 0x0fffffffu : 0xffffffffu;
-  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(mask, sum, distance);
+  if constexpr (kDefect == WarpDefect::kWrongMask) __syncwarp(0x7fffffffu);
+  for (int distance = 16; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  }
   if (lane == 0) out[thread / 32] = sum;
 }
 
@@ -77,7 +79,7 @@ __global__ void rotate_warp(float* out, const float* in) {
 }
 
 // The same, with a shuffle in between: that makes the result right, but orders no memory.
-__global__ inline void rotate_warp_by_luck(float* out, const float* in) {
+__global__ void rotate_warp_by_luck(float* out, const float* in) {
   NP_DYNAMIC_SHARED(float, tile);
   const unsigned thread = threadIdx.x;
   tile[thread] = in[thread];
@@ -85,12 +87,13 @@ __global__ inline void rotate_warp_by_luck(float* out, const float* in) {
   out[thread] = tile[thread / 32 * 32 + (thread + 1) % 32] + 0 * own;
 }
 
-enum class TotalDefect { kNone, kThreadsRace, kBlocksRace };
+enum class TotalDefect { kNone, kThreadsRace, kBlocksRace, kOutOfBounds };
 
 // out[0] = sum of all elements.
 template <TotalDefect kDefect>
 __global__ void total(float* out, const float* in) {
-  const float value = in[blockIdx.x * blockDim.x + threadIdx.x];
+  const unsigned skip = kDefect == TotalDefect::kOutOfBounds ? 1 : 0;
+  const float value = in[blockIdx.x * blockDim.x + threadIdx.x + skip];
   if constexpr (kDefect == TotalDefect::kThreadsRace) {
     *out += value;
   } else if constexpr (kDefect == TotalDefect::kBlocksRace) {
@@ -102,6 +105,52 @@ __global__ void total(float* out, const float* in) {
     if (threadIdx.x == 0) *out += sum;
   } else {
     atomicAdd(out, value);
+  }
+}
+
+
+// Each kind of shuffle in a row of out[6][32].
+__global__ void shuffles(int* out, const int* in) {
+  const unsigned lane = threadIdx.x, all = 0xffffffffu;
+  const int value = in[lane];
+  out[lane] = __shfl_sync(all, value, 7);
+  out[32 + lane] = __shfl_down_sync(all, value, 5);
+  out[64 + lane] = __shfl_up_sync(all, value, 3);
+  out[96 + lane] = __shfl_sync(all, value, lane + 3, 8);
+  out[128 + lane] = __shfl_down_sync(all, value, 5, 8);
+  out[160 + lane] = __shfl_xor_sync(all, value, 8, 8);
+}
+
+// Votes of a warp, and of its halves, in out[4][32].
+__global__ void votes(unsigned* out) {
+  const unsigned lane = threadIdx.x;
+  out[lane] = __ballot_sync(0xffffffffu, lane % 2);
+  unsigned half, any, all;
+  if (lane < 16) {
+    half = __ballot_sync(0x0000ffffu, lane % 2);
+    any = __any_sync(0x0000ffffu, lane == 3);
+    all = __all_sync(0x0000ffffu, lane != 3);
+  } else {
+    half = __ballot_sync(0xffff0000u, lane % 2);
+    any = __any_sync(0xffff0000u, lane == 3);
+    all = __all_sync(0xffff0000u, lane != 3);
+  }
+  out[32 + lane] = half;
+  out[64 + lane] = any;
+  out[96 + lane] = all;
+}
+
+// out = the sum, maximum, minimum and bitwise or of 64 numbers, and their count.
+__global__ void atomics(int* out, const int* in) {
+  const int value = __ldg(in + threadIdx.x);
+  atomicAdd(out, value);
+  atomicMax(out + 1, value);
+  atomicMin(out + 2, value);
+  atomicOr(out + 3, value);
+  int seen = 0;
+  for (int expected = -1; expected != seen;) {
+    expected = seen;
+    seen = atomicCAS(out + 4, expected, expected + 1);
   }
 }
 

@@ -6,6 +6,29 @@
 
 namespace toy {
 
+// What shared memory holds at the start of each block; it is used afterwards.
+__global__ void untouched(float* from_static, float* from_dynamic) {
+  __shared__ float tile[2];
+  NP_DYNAMIC_SHARED(float, memory);
+  if (threadIdx.x == 0) {
+    from_static[blockIdx.x] = tile[1];
+    from_dynamic[blockIdx.x] = memory[7];
+    tile[1] = memory[7] = 1;
+  }
+}
+
+// out[place in the order of running] = number of the thread in the grid.
+__global__ void order(int* out, int* next) {
+  out[atomicAdd(next, 1)] = blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+// Counts the visits of each thread of a grid, [gridDim.z][y][x][blockDim.z][y][x].
+__global__ void indices(int* seen) {
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  ++seen[block * (blockDim.x * blockDim.y * blockDim.z) + thread];
+}
+
 enum class TransposeDefect { kNone, kNoBarrier, kOutOfBounds };
 
 // out[columns][rows] = in[rows][columns] transposed, in tiles of 32 x 32 by 32 x 8 threads.
@@ -42,7 +65,7 @@ enum class PipelineDefect {
 
 // out[t] = sum over tiles of the element of its mirror image, with two tiles of 128 in turn: one is
 // summed while the other one arrives. Of the last tile only `count` elements exist.
-template <PipelineDefect kDefect>
+template <PipelineDefect kDefect = PipelineDefect::kNone>
 __global__ void pipeline(float* out, const float* in, int count) {
   constexpr int kTile = 128;
   __shared__ __align__(16) float tiles[2][kTile];

@@ -42,7 +42,28 @@ void total(float* out, const float* in, int blocks, int threads) {
 }
 NP_BIND("total", total<toy::TotalDefect::kNone>);
 NP_BIND("total with racing threads", total<toy::TotalDefect::kThreadsRace>);
+NP_BIND("total beyond its input", total<toy::TotalDefect::kOutOfBounds>);
 NP_BIND("total with racing blocks", total<toy::TotalDefect::kBlocksRace>);
+
+NP_BIND("shuffles", +[](int* out, const int* in) {
+  np::launch(toy::shuffles, dim3(1), dim3(32), 0, nullptr, out, in);
+});
+NP_BIND("votes", +[](unsigned* out) {
+  np::launch(toy::votes, dim3(1), dim3(32), 0, nullptr, out);
+});
+NP_BIND("atomics", +[](int* out, const int* in) {
+  np::launch(toy::atomics, dim3(1), dim3(64), 0, nullptr, out, in);
+});
+NP_BIND("untouched", +[](float* from_static, float* from_dynamic) {
+  np::launch(toy::untouched, dim3(2), dim3(32), 32, nullptr, from_static, from_dynamic);
+});
+NP_BIND("order", +[](int* out) {
+  int next = 0;
+  np::launch(toy::order, dim3(3), dim3(4), 0, nullptr, out, &next);
+});
+NP_BIND("indices", +[](int* seen) {
+  np::launch(toy::indices, dim3(2, 2, 3), dim3(5, 2, 2), 0, nullptr, seen);
+});
 
 template <toy::TransposeDefect kDefect>
 void transpose(float* out, const float* in, int rows, int columns) {
@@ -94,5 +115,23 @@ void multiply(float* d, const std::uint32_t* a, const std::uint32_t* b) {
 NP_BIND("mma bfloat16", multiply<__nv_bfloat16>);
 NP_BIND("mma float16", multiply<__half>);
 NP_BIND("mma tf32", multiply<float>);
+// What launchers take, and launches that do nothing.
+enum class Choice : std::int16_t { kFirst = 1 };
+NP_BIND("scalars", +[](double* out, float a, double b, std::int64_t c, bool d, Choice e,
+                       cudaStream_t stream, std::uint8_t f, const void* optional) {
+  const double values[] = {
+      a, b, double(c % 1000), double(d), double(e), double(f), double(stream == nullptr),
+      double(optional == nullptr)};
+  std::copy(std::begin(values), std::end(values), out);
+});
+NP_BIND("launch", +[](int grid_x, int grid_y, int block_x, int block_y, int block_z, int shared) {
+  np::launch(
+      +[]() {}, dim3(grid_x, grid_y), dim3(block_x, block_y, block_z), shared, nullptr);
+});
+
+NP_BIND("to_tf32", +[](void* out, const float* in, int count) {
+  np::launch(
+      toy::round_to_tf32, dim3(1), dim3(count), 0, nullptr, static_cast<std::uint32_t*>(out), in);
+});
 
 }  // namespace
