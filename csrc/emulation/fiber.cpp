@@ -31,12 +31,12 @@ void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, std:
 namespace np::emulation {
 namespace {
 
-#if defined(NP_EMULATION_TSAN) || defined(NP_EMULATION_ASAN)
+// Memory is taken for the part that is used.
 constexpr std::size_t kStackBytes = 256 * 1024;
-// A stack in use again would look like a race to ThreadSanitizer.
+#if defined(NP_EMULATION_TSAN) || defined(NP_EMULATION_ASAN)
+// A stack that another fiber has used would look like a race, or like memory that must not be used.
 constexpr std::size_t kKeptStacks = 0;
 #else
-constexpr std::size_t kStackBytes = 64 * 1024;
 constexpr std::size_t kKeptStacks = 1024;
 #endif
 

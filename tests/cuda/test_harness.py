@@ -107,7 +107,7 @@ def test_errors_of_the_compiler_are_shown(tmp_path):
 def test_headers_of_packages(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    with pytest.raises(FileNotFoundError, match="pip install nvidia-cuda-runtime nvidia-cuda-crt"):
+    with pytest.raises(FileNotFoundError, match="pip install nvidia-cuda-runtime nvidia"):
         cuda_headers()
     folder = tmp_path / "nvidia/cu13/include"
     folder.mkdir(parents=True)
@@ -115,3 +115,26 @@ def test_headers_of_packages(tmp_path, monkeypatch):
     # The package was looked for before it existed.
     monkeypatch.setattr("sys.path_importer_cache", {})
     assert cuda_headers() == [folder]
+
+
+def test_a_sanitizer_that_needs_less_random_addresses(toys, toolchain, tmp_path, monkeypatch):
+    program, setarch = tmp_path / "program", tmp_path / "setarch"
+    program.write_text(
+        '#!/bin/sh\n[ "$RANDOMIZE" = no ] || { echo unexpected memory mapping >&2; exit 66; }\n'
+    )
+    setarch.write_text('#!/bin/sh\n[ "$1" = --addr-no-randomize ] && RANDOMIZE=no exec "$2"\n')
+    for script in (program, setarch):
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(toolchain, "program", lambda *_: program)
+    assert toys.report("thread", "tile_product") == ""
+
+
+@pytest.mark.parametrize("command", ["kill -SEGV $$", "exit 1", "echo 'out of memory' >&2"])
+def test_a_program_that_breaks(toys, toolchain, tmp_path, monkeypatch, command):
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{command}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(toolchain, "program", lambda *_: program)
+    with pytest.raises(RuntimeError, match=r"the program ended with (-11|1|0): "):
+        toys.report("thread", "tile_sum")

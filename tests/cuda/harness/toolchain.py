@@ -23,11 +23,10 @@ EMULATION = ROOT / "csrc/emulation"
 
 # The scheduler and what computes for a whole warp: never compiled with a sanitizer.
 _RUNTIME = ("block", "collectives", "fiber", "library", "runtime", "tensor_core")
-_WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 # Kernels view the same bytes as several types, which nvcc allows. Hidden symbols keep the libraries
 # of one process apart.
-_KERNEL_FLAGS = ("-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", "-Wno-unused-parameter")
+_KERNEL_FLAGS = ("-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer")
 _LIBRARY_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fno-gnu-unique")
 # For each sanitizer: how kernels and how the runtime are compiled. ThreadSanitizer intercepts calls
 # of memcpy and memset; what g++ puts in their place it does not see.
@@ -60,7 +59,8 @@ def cuda_headers() -> list[Path]:
         if any((folder / "cuda_bf16.h").is_file() for folder in folders):
             return folders
     raise FileNotFoundError(
-        "the CUDA headers are missing: pip install nvidia-cuda-runtime nvidia-cuda-crt"
+        "the CUDA headers are missing: "
+        "pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
     )
 
 
@@ -114,7 +114,7 @@ class Toolchain:
         ]
         includes = [f"-I{folder}" for folder in (CUDA, EMULATION)]
         includes += [f"-isystem{folder}" for folder in self._headers]
-        arguments = ["-std=c++20", *_WARNINGS, *flags, *includes, "-x", "c++", "-c", str(source)]
+        arguments = ["-std=c++20", *flags, *includes, "-x", "c++", "-c", str(source)]
         return self.run(f"{name}.o", arguments, [source, *headers])
 
     def _objects(
@@ -123,7 +123,7 @@ class Toolchain:
         """Compiles kernels and runtime, on two threads: compilers take much memory."""
         jobs = [(path, (*_KERNEL_FLAGS, *kernel), f"{kind}-{path.stem}") for path in sources]
         jobs += [
-            (EMULATION / f"{name}.cpp", ("-O2", "-g", *runtime), f"{kind}-{name}")
+            (EMULATION / f"{name}.cpp", ("-O2", *runtime), f"{kind}-{name}")
             for name in _RUNTIME
         ]
         with ThreadPoolExecutor(2) as pool:
