@@ -1,0 +1,10 @@
+#include "library.h"
+
+namespace np::emulation {
+
+extern "C" __attribute__((visibility("default"))) Library* np_emulation_library() {
+  static Library library{{}, &options()};
+  return &library;
+}
+
+}  // namespace np::emulation
