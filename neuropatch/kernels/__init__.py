@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
-from neuropatch.kernels._backend import KernelBackend
-from neuropatch.kernels._registry import backends
+from neuropatch.kernels._backend import CudaKernels, KernelBackend
+from neuropatch.kernels._registry import backends, cuda_kernels
 from neuropatch.kernels.linear import SparseEdits, add_sparse_linear, masked_linear
 from neuropatch.kernels.mlp import gated_mlp, masked_units, plain_mlp
 from neuropatch.kernels.snip import snip_accumulate_
 
 __all__ = [
+    "CudaKernels",
     "KernelBackend",
     "SparseEdits",
     "add_sparse_linear",
     "backends",
+    "cuda_kernels",
     "gated_mlp",
     "masked_linear",
     "masked_units",
