@@ -168,6 +168,6 @@ def test_doctor(cli, monkeypatch):
     assert document["cuda_kernels"]["reason"]
     text = cli("doctor")
     assert text.code == 0
-    assert re.search(r"CUDA kernels +(none|snip_accumulate_)", text.out)
+    assert re.search(r"CUDA kernels +(none|.*snip_accumulate_)", text.out)
     assert "Invented" not in text.out + text.err + json.dumps(document)
     assert cli("doctor", "-q").out.count("\n") == 1
