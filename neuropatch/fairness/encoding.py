@@ -168,13 +168,19 @@ def _parse(document: Any, what: str) -> Feature:
         return Category(name, tuple(values))
     if document.get("kind") != "numeric":
         raise damaged(what, f"'{name}' is neither numeric nor a category")
-    mean, std = document.get("mean"), document.get("std")
-    for number in (mean, std):
-        if not isinstance(number, int | float) or not math.isfinite(number):
-            raise damaged(what, f"the mean or deviation of '{name}' is not a number")
-    if not float(std) > 0:
+    mean, std = _number(document, "mean", what), _number(document, "std", what)
+    if std <= 0:
         raise damaged(what, f"the deviation of '{name}' is not positive")
-    return Numeric(name, float(mean), float(std))
+    return Numeric(name, mean, std)
+
+
+def _number(document: Mapping[str, Any], key: str, what: str) -> float:
+    number = document.get(key)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise damaged(what, f"the {key} of '{document['name']}' is not a number")
+    if not math.isfinite(number):
+        raise damaged(what, f"the {key} of '{document['name']}' is not finite")
+    return float(number)
 
 
 def damaged(what: str, problem: str) -> ModelError:

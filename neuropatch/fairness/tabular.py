@@ -25,7 +25,7 @@ from neuropatch.checkpoint.index import CONFIG, SINGLE, Checkpoint
 from neuropatch.errors import ModelError
 from neuropatch.fairness.encoding import Feature, damaged, encode, input_size, parse_features
 from neuropatch.fairness.examples import Examples, Integers
-from neuropatch.fairness.torch_classifier import TorchClassifier
+from neuropatch.fairness.torch_classifier import TorchClassifier, Tuning
 
 MODEL_TYPE = "neuropatch_tabular_mlp"
 
@@ -176,6 +176,7 @@ class TabularMLP(nn.Module):
 class TabularClassifier(TorchClassifier):
     """A tabular model with the encoding of its rows."""
 
+    tuning = Tuning(batch_size=512, learning_rate=1e-3, steps=50, every=5)
     batch_rows = 1 << 16
 
     def __init__(self, model: TabularMLP) -> None:

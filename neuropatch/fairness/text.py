@@ -12,7 +12,7 @@ import torch
 
 from neuropatch.errors import DataError, ModelError
 from neuropatch.fairness.examples import Examples, Integers
-from neuropatch.fairness.torch_classifier import TorchClassifier
+from neuropatch.fairness.torch_classifier import TorchClassifier, Tuning
 from neuropatch.hub.resolve import ResolvedModel
 from neuropatch.models.loading import load_sequence_classifier, load_tokenizer
 from neuropatch.patch.metadata import BaseModel
@@ -53,8 +53,10 @@ class TextClassifier(TorchClassifier):
         name: What it is called in messages.
     """
 
+    tuning = Tuning(batch_size=32, learning_rate=1e-4, steps=10, every=5)
+
     def __init__(self, model: Any, tokenizer: Any, max_length: int, name: str) -> None:
-        self.model = model
+        self.model: Any = model
         self.batch_rows = 32
         self._tokenizer = tokenizer
         self._max_length = max_length
@@ -90,7 +92,7 @@ class TextClassifier(TorchClassifier):
         """
         classes: int = self.model.config.num_labels
         names: dict[str, int] = self.model.config.label2id or {}
-        for name in (examples.positive, examples.label_name, examples.label):
+        for name in (examples.positive, examples.label):
             if name in names:
                 return names[name]
         if classes > 2:
@@ -173,7 +175,7 @@ def recorded_recipe(folder: Path, config: dict[str, Any]) -> TextRecipe:
             hint="train it with neuropatch fairtune --train-base",
         )
     known = {field.name: field.type for field in fields(TextRecipe)}
-    kinds = {"str": str, "int": int, "float": (int, float)}
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
     if set(recorded) != set(known) or not all(
         isinstance(recorded[name], kinds[str(kind)]) and not isinstance(recorded[name], bool)
         for name, kind in known.items()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +17,33 @@ from torch import nn
 from neuropatch.fairness.examples import Examples, Integers
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What suits a kind of model when it is fine-tuned.
+
+    Attributes:
+        batch_size: Rows of a batch.
+        learning_rate: Of Adam.
+        steps: Batches of an epoch where the rows fill fewer.
+        every: Batches between two looks at the validation rows.
+    """
+
+    batch_size: int
+    learning_rate: float
+    steps: int
+    every: int
+
+
 class TorchClassifier(ABC):
     """A binary classifier that is a torch module with a ``config``.
 
     Attributes:
+        tuning: What suits its fine-tuning.
         model: The module; :func:`neuropatch.models.modules.model_layout` knows its architecture.
         batch_rows: Rows predicted at once.
     """
 
+    tuning: ClassVar[Tuning]
     model: nn.Module
     batch_rows: int
 
