@@ -69,8 +69,11 @@ def fairtune(
     ] = 0.5,
     max_gap: Annotated[
         float,
-        typer.Option(help="Accuracy gap and Delta_EO that need not get smaller.", metavar="X"),
+        typer.Option(help="Accuracy gap that need not get smaller.", metavar="X"),
     ] = 0.03,
+    max_eo: Annotated[
+        float, typer.Option(help="Delta_EO that need not get smaller.", metavar="X")
+    ] = 0.1,
     max_cost: Annotated[
         float, typer.Option(help="Accuracy that may be lost on validation rows.", metavar="X")
     ] = 0.018,
@@ -126,6 +129,7 @@ def fairtune(
         penalty_weight=penalty_weight,
         gap_weight=gap_weight,
         max_gap=max_gap,
+        max_eo=max_eo,
         max_cost=max_cost,
         rehearsal=rehearsal,
         max_neurons=max_neurons,

@@ -27,6 +27,8 @@ def markdown(document: dict[str, Any]) -> str:
     for name, setting in document["settings"].items():
         for direction in (0, 1):
             runs = [run for run in setting["runs"] if run["direction"] == direction]
+            if not runs:
+                continue
             g0, g1 = setting["groups"] if direction == 0 else setting["groups"][::-1]
             lines += [
                 "",

@@ -63,6 +63,6 @@ TEXT = {
     "bios-accountant": Setting(
         ("bias_in_bios/bios_accountant.csv", "bias_in_bios/bios_28x10.csv"),
         Reading("bias_in_bios", label="profession=accountant"),
-        ("gender=Female", "gender=Male"),
+        ("gender=Male", "gender=Female"),
     ),
 }

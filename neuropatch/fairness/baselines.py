@@ -108,7 +108,7 @@ def train_private(
         # It warns that its noise is not cryptographic; here it is an experiment.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        private, optimizer, batches = PrivacyEngine().make_private_with_epsilon(
+        private, optimizer, batches = PrivacyEngine(accountant="rdp").make_private_with_epsilon(
             module=model,
             optimizer=torch.optim.Adam(model.parameters(), lr=recipe.learning_rate),
             data_loader=loader,

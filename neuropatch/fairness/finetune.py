@@ -50,7 +50,8 @@ class FineTuneConfig:
     Attributes:
         penalty_weight: Weight of the Equalized Odds penalty.
         gap_weight: Weight of the squared accuracy gap, while it acts.
-        max_gap: Accuracy gap and ``Delta_EO`` that need not become smaller.
+        max_gap: Accuracy gap that need not become smaller.
+        max_eo: ``Delta_EO`` that need not become smaller.
         max_cost: Accuracy, the mean of both distributions, that may be lost on validation rows.
         rehearsal: Share of each batch that are rows of ``G0``.
         max_neurons: Units that may change: a share below 1 of all, or a number; None for all.
@@ -68,6 +69,7 @@ class FineTuneConfig:
     penalty_weight: float = 5.0
     gap_weight: float = 50.0
     max_gap: float = 0.03
+    max_eo: float = 0.1
     max_cost: float = 0.018
     rehearsal: float = 0.5
     max_neurons: float | None = None
@@ -81,7 +83,7 @@ class FineTuneConfig:
         for name in ("penalty_weight", "gap_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 _refuse(name, getattr(self, name), "it is a number from 0")
-        for name in ("max_gap", "max_cost", "rehearsal"):
+        for name in ("max_gap", "max_eo", "max_cost", "rehearsal"):
             if not 0 <= getattr(self, name) <= 1:
                 _refuse(name, getattr(self, name), "it lies between 0 and 1")
         for name in ("learning_rate", "temperature"):
@@ -129,9 +131,10 @@ class Signals:
         """Mean accuracy of both distributions."""
         return sum(self.accuracy) / 2
 
-    def rank(self, max_gap: float) -> tuple[float, float]:
-        """The smaller, the better: what exceeds ``max_gap``, then the accuracy."""
-        return max(self.gap, max_gap) + max(self.delta_eo, max_gap), -self.mean
+    def rank(self, config: FineTuneConfig) -> tuple[float, float]:
+        """The smaller, the better: what both signals exceed their limits by, then the accuracy."""
+        excess = max(self.gap - config.max_gap, 0.0) + max(self.delta_eo - config.max_eo, 0.0)
+        return excess, -self.mean
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,9 @@ def fair_finetune(
     """Fine-tune a classifier, and keep its best state.
 
     Early stopping looks at the validation rows and keeps the state that loses at most ``max_cost``
-    of accuracy and whose accuracy gap and ``Delta_EO`` exceed ``max_gap`` least (their sum counts);
-    of equal ones the most accurate. The base is one of the states, so nothing gets worse there.
+    of accuracy and whose accuracy gap and ``Delta_EO`` exceed ``max_gap`` and ``max_eo`` least (the
+    sum counts); of equal ones the most accurate. The base is one of the states, so their excess
+    does not grow.
 
     Args:
         base: The classifier, trained on ``G0``; not changed.
@@ -229,8 +233,8 @@ def _acts(history: list[Signals], config: FineTuneConfig) -> bool:
 def _better(history: list[Signals], best: Signals, config: FineTuneConfig) -> bool:
     """Whether the last state is to be kept instead of the best one."""
     cost = history[0].mean - history[-1].mean
-    rank = history[-1].rank(config.max_gap)
-    return cost <= config.max_cost and rank < best.rank(config.max_gap)
+    rank = history[-1].rank(config)
+    return cost <= config.max_cost and rank < best.rank(config)
 
 
 def _matrices(classifier: TorchClassifier) -> tuple[Any, Any]:
