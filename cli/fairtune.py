@@ -162,6 +162,7 @@ def _print(result: FairtuneResult) -> None:
         ("accuracy on G0", [one.accuracy[0].value for one in measured.values()]),
         ("accuracy on G1", [one.accuracy[1].value for one in measured.values()]),
         ("accuracy gap", [one.accuracy_gap.value for one in measured.values()]),
+        ("  at equal label shares", [one.matched_accuracy_gap.value for one in measured.values()]),
         ("Delta_EO", [one.delta_eo.value for one in measured.values()]),
         ("W", [one.composition_distance.value for one in measured.values()]),
         ("bound Delta_EO * W", [one.bound.value for one in measured.values()]),

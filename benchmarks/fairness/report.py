@@ -13,7 +13,7 @@ from typing import Any
 
 THRESHOLD = 0.1
 COLUMNS = (
-    *("method", "gap (range)", "below 0.1", "accuracy G0, G1", "cost"),
+    *("method", "gap (range)", "below 0.1", "at equal labels", "accuracy G0, G1", "cost"),
     *("Delta_EO", "W", "bound", "Adv", "inequality"),
 )
 HEADER = f"| {' | '.join(COLUMNS)} |"
@@ -70,7 +70,8 @@ def row(method: str, runs: list[dict[str, Any]]) -> str:
     worst = next(one for one in ("violated", "within-interval", "holds") if one in held)
     return (
         f"| {method} | {statistics.mean(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f}) | "
-        f"{below} of {len(runs)} | {on0:.3f}, {on1:.3f} | {mean(runs, 'cost'):+.3f} | "
+        f"{below} of {len(runs)} | {mean(runs, 'matched_gap'):.3f} | "
+        f"{on0:.3f}, {on1:.3f} | {mean(runs, 'cost'):+.3f} | "
         f"{mean(runs, 'delta_eo'):.3f} | {mean(runs, 'w'):.2f} | {mean(runs, 'bound'):.3f} | "
         f"{mean(runs, 'advantage'):.3f} | {worst} |"
     )

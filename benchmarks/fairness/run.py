@@ -74,6 +74,7 @@ def numbers(
     return {
         "accuracy": [estimate.value for estimate in found.accuracy],
         "gap": found.accuracy_gap.value,
+        "matched_gap": found.matched_accuracy_gap.value,
         "delta_eo": found.delta_eo.value,
         "w": found.composition_distance.value,
         "bound": found.bound.value,
