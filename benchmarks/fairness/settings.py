@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from neuropatch.fairness.distributions import Distributions, load_distributions, parse_side
+from neuropatch.fairness.examples import Examples
 from neuropatch.fairness.sources import Reading
 
 
@@ -17,11 +20,13 @@ class Setting:
         files: Below the folder of the data.
         reading: How they are read.
         groups: Conditions of the two distributions; the first is the larger group.
+        balanced: Whether rows are left out so that each side has both labels equally often.
     """
 
     files: tuple[str, ...]
     reading: Reading
     groups: tuple[str, str]
+    balanced: bool = False
 
     def load(self, data: Path) -> Distributions:
         """The rows of both distributions."""
@@ -31,7 +36,16 @@ class Setting:
             parse_side([self.groups[0]], "g0"),
             parse_side([self.groups[1]], "g1"),
         )
-        return distributions
+        if not self.balanced:
+            return distributions
+        return Distributions(*map(_balanced, distributions.sides), distributions.names)
+
+
+def _balanced(examples: Examples) -> Examples:
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(np.flatnonzero(examples.labels == label)) for label in (0, 1)]
+    count = min(map(len, rows))
+    return examples.select(np.sort(np.concatenate([one[:count] for one in rows])))
 
 
 TABULAR = {
@@ -64,5 +78,7 @@ TEXT = {
         ("bias_in_bios/bios_accountant.csv", "bias_in_bios/bios_28x10.csv"),
         Reading("bias_in_bios", label="profession=accountant"),
         ("gender=Male", "gender=Female"),
+        # Of these files four rows in five are accountants.
+        balanced=True,
     ),
 }

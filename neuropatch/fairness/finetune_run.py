@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from neuropatch.checkpoint.staging import staged_folder, writing
 from neuropatch.errors import DataError, OutputError, UsageError
 from neuropatch.fairness.baselines import run_baselines
 from neuropatch.fairness.distributions import Distributions, Side, load_distributions
-from neuropatch.fairness.examples import Examples, Integers
+from neuropatch.fairness.examples import Examples
 from neuropatch.fairness.finetune import FineTuneConfig, Signals, fair_finetune
 from neuropatch.fairness.finetune_patch import changed_units, delta_patch
 from neuropatch.fairness.loading import load_classifier
@@ -25,6 +25,7 @@ from neuropatch.fairness.sources import Loaded, Reading
 from neuropatch.fairness.text import TextRecipe, start_name
 from neuropatch.fairness.torch_classifier import TorchClassifier
 from neuropatch.fairness.training import TabularTrainer, TextTrainer
+from neuropatch.fairness.victims import cut_rows
 from neuropatch.hub.resolve import ResolvedModel, resolve_model
 from neuropatch.models.loading import parse_device
 from neuropatch.patch.metadata import BaseModel, PatchMetadata
@@ -56,7 +57,6 @@ class FairtuneResult:
     """What a run made and measured; measurements are of the test rows.
 
     Attributes:
-        folder: The output folder.
         base: Folder of the base.
         fair: Folder of the fine-tuned classifier.
         patch: The patch file.
@@ -73,7 +73,6 @@ class FairtuneResult:
         notes: Sentences about rows and choices.
     """
 
-    folder: Path
     base: Path
     fair: Path
     patch: Path
@@ -168,36 +167,34 @@ def fairtune_files(
     parts = divide(distributions, config.seed)
     where = str(parse_device(device))
     start = None if model == NEW else resolve_model(model)
-    trained = train_base or start is None
-    if not trained:
+    if start is not None and not train_base:
         notes.append("the base was trained elsewhere: test rows may be among its training rows")
     for sentence in notes:
         note(sentence)
     with staged_folder(output) as folder:
-        if trained:
+        if start is None or train_base:
             _train(start, parts.training.g0, folder / BASE, output, config.seed, where, progress)
-        source = folder / BASE if start is None or trained else start.folder
-        base = load_classifier(source, device=where)
+            source = ResolvedModel(folder / BASE, BaseModel(BASE))
+        else:
+            source = start
+        base = load_classifier(source.folder, device=where)
         size, rate = config.batch_and_rate(base.tuning)
         config = replace(config, batch_size=size, learning_rate=rate)
         tuned = fair_finetune(base, parts.training, parts.validation, config, progress=progress)
-        checkpoint = Checkpoint.open(source)
-        named = BaseModel(BASE) if start is None or trained else start.base
-        metadata = _metadata(checkpoint, named, config, loaded, distributions)
-        made = delta_patch(checkpoint, base, tuned.classifier, metadata)
-        apply_patches(source, [made], folder / FAIR)
-        with writing(patch or output / PATCH):
-            made.save(patch or folder / PATCH)
+        metadata = _metadata(source, config, loaded, distributions)
+        made = delta_patch(Checkpoint.open(source.folder), base, tuned.classifier, metadata)
+        apply_patches(source.folder, [made], folder / FAIR)
+        if patch is None:
+            made.save(folder / PATCH)
         others = {}
         if baselines:
             others = run_baselines(base, parts.training, parts.validation, config, progress)
         result = FairtuneResult(
-            folder=output,
-            base=output / BASE if source == folder / BASE else source,
+            base=output / BASE if source.folder == folder / BASE else source.folder,
             fair=output / FAIR,
             patch=patch or output / PATCH,
             distributions=distributions.names,
-            rows={name: _sizes(getattr(parts, name)) for name in Parts.__dataclass_fields__},
+            rows={name: (len(part.g0), len(part.g1)) for name, part in vars(parts).items()},
             before=infer(base, parts.test, config.seed),
             after=infer(load_classifier(folder / FAIR, device=where), parts.test, config.seed),
             units=changed_units(made),
@@ -210,6 +207,9 @@ def fairtune_files(
         )
         text = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / RESULTS).write_text(f"{text}\n", encoding="utf-8")
+    if patch is not None:
+        with writing(patch):
+            made.save(patch)
     return result
 
 
@@ -228,32 +228,20 @@ def divide(
     """
     rng = np.random.default_rng(seed)
     sides = [
-        [side.select(index) for index in _cut(side, shares, rng)] for side in distributions.sides
+        [side.select(index) for index in cut_rows(side, shares[:2], rng)]
+        for side in distributions.sides
     ]
     made = []
-    for name, first, second in zip(Parts.__dataclass_fields__, *sides, strict=True):
+    for part, first, second in zip(fields(Parts), *sides, strict=True):
         for flag, side in (("G0", first), ("G1", second)):
             if len(set(side.labels.tolist())) < 2:
                 raise DataError(
-                    f"of {flag}, {len(side)} rows are left for {name}, and they have one label",
+                    f"of {flag}, {len(side)} rows are left for {part.name}, and they have one "
+                    "label",
                     hint="use more rows",
                 )
         made.append(Distributions(first, second, distributions.names))
     return Parts(*made)
-
-
-def _cut(
-    examples: Examples, shares: tuple[float, float, float], rng: np.random.Generator
-) -> list[Integers]:
-    """Row numbers of each part."""
-    parts: list[list[Integers]] = [[], [], []]
-    cells = examples.groups * 2 + examples.labels
-    for cell in np.unique(cells):
-        rows = rng.permutation(np.flatnonzero(cells == cell))
-        ends = np.round(np.cumsum(shares)[:2] * len(rows)).astype(int)
-        for part, piece in zip(parts, np.split(rows, ends), strict=True):
-            part.append(piece)
-    return [np.sort(np.concatenate(part)) for part in parts]
 
 
 def infer(classifier: TorchClassifier, rows: Distributions, seed: int) -> Inference:
@@ -293,17 +281,17 @@ def _train(
 
 
 def _metadata(
-    checkpoint: Checkpoint,
-    base: BaseModel,
+    base: ResolvedModel,
     config: FineTuneConfig,
     loaded: Loaded,
     distributions: Distributions,
 ) -> PatchMetadata:
     parameters = {**config.to_json(), "g0": distributions.names[0], "g1": distributions.names[1]}
+    checkpoint = Checkpoint.open(base.folder)
     declared = checkpoint.config.get("license")
     return PatchMetadata(
         architecture=checkpoint.layout.signature,
-        base_model=base,
+        base_model=base.base,
         method={"name": "fft", "paper": PAPER, "parameters": parameters},
         datasets=tuple(_records(loaded)),
         versions=library_versions(),
@@ -319,7 +307,3 @@ def _records(loaded: Loaded) -> list[dict[str, Any]]:
 def _units(patch: NeuronPatch) -> int:
     size = patch.metadata.architecture.dimensions
     return size["layers"] * size["intermediate"]
-
-
-def _sizes(rows: Distributions) -> tuple[int, int]:
-    return len(rows.g0), len(rows.g1)
