@@ -14,7 +14,11 @@ from neuropatch.errors import DataError, ModelError
 from neuropatch.fairness.examples import Examples, Integers
 from neuropatch.fairness.torch_classifier import TorchClassifier, Tuning
 from neuropatch.hub.resolve import ResolvedModel
-from neuropatch.models.loading import load_sequence_classifier, load_tokenizer
+from neuropatch.models.loading import (
+    load_sequence_classifier,
+    load_tokenizer,
+    quiet_transformers,
+)
 from neuropatch.patch.metadata import BaseModel
 
 TRAINING = "neuropatch_training"
@@ -121,7 +125,8 @@ class TextClassifier(TorchClassifier):
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as transformers does."""
-        self.model.save_pretrained(folder)
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
 

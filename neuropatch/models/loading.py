@@ -180,16 +180,28 @@ def _load(
 
 
 @contextmanager
-def _loading(what: str) -> Iterator[None]:
-    """Let transformers load in silence; what it raises becomes one line about ``what``."""
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers load or save without notes and bars of its own."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    # One bar a shard of a library's own loading is no progress of the user's job.
+    # One bar a shard of a library's own work is no progress of the user's job.
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Let transformers load in silence; what it raises becomes one line about ``what``."""
+    try:
+        with quiet_transformers():
+            yield
     except torch.OutOfMemoryError:
         raise
     except _LOADING_ERRORS as error:
@@ -197,10 +209,6 @@ def _loading(what: str) -> Iterator[None]:
             f"{what} does not load: {_reason(error)}",
             hint="check that transformers loads it from this folder without remote code",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:

@@ -178,7 +178,7 @@ def test_a_bert_patch_fits_names_with_and_without_the_prefix(
     assert torch.equal(outputs[0], outputs[2])
 
 
-def test_training_gives_an_encoder_a_head_and_records_how(make_folder, texts, tmp_path):
+def test_training_gives_an_encoder_a_head_and_records_how(make_folder, texts, tmp_path, capfd):
     folder = make_folder("bert")
     recipe = TextRecipe("../encoder", epochs=20, batch_size=8, learning_rate=1e-2)
     bare = tmp_path / "encoder"
@@ -191,7 +191,9 @@ def test_training_gives_an_encoder_a_head_and_records_how(make_folder, texts, tm
     assert right.mean() > 0.9
     saved = tmp_path / "trained"
     saved.mkdir()
+    capfd.readouterr()
     trained.save(saved)
+    assert capfd.readouterr().err == ""
     config = json.loads((saved / "config.json").read_text())
     assert config[TRAINING] == asdict(recipe)
     assert config["label2id"] == {"not nurse": 0, "nurse": 1}
