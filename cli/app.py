@@ -14,7 +14,7 @@ import typer.main
 
 from neuropatch._version import __version__
 
-from . import apply, audit, demo, doctor, evaluate, localize, patches, push
+from . import apply, audit, demo, doctor, evaluate, fairtune, localize, patches, push
 from .errors import report
 from .signals import Terminated, terminable
 
@@ -34,6 +34,7 @@ apply.register(app)
 patches.register(app)
 evaluate.register(app)
 audit.register(app)
+fairtune.register(app)
 push.register(app)
 demo.register(app)
 doctor.register(app)

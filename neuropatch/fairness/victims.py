@@ -6,7 +6,7 @@ trained on the query rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ def divide(
     rng = np.random.default_rng(seed)
     trained = 1 - QUERIES
     shares = [trained / 2, trained / 2] if shadows else [trained, 0.0]
-    parts = [_parts(side, shares, rng) for side in distributions.sides]
+    parts = [cut_rows(side, shares, rng) for side in distributions.sides]
     queries = [np.sort(rng.permutation(one[2])[:most_queries]) for one in parts]
 
     def part(index: list[Integers], name: str) -> Distributions:
@@ -118,7 +118,10 @@ def train_population(
     return Population(tuple(seen[0]), tuple(seen[1]))
 
 
-def _parts(examples: Examples, shares: list[float], rng: np.random.Generator) -> list[Integers]:
+def cut_rows(
+    examples: Examples, shares: Sequence[float], rng: np.random.Generator
+) -> list[Integers]:
+    """Row numbers of random parts that are alike in label and group, and of what is left."""
     found: list[list[Integers]] = [[] for _ in range(len(shares) + 1)]
     cells = examples.groups * 2 + examples.labels
     for cell in np.unique(cells):

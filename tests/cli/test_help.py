@@ -22,6 +22,7 @@ COMMANDS = (
     "diff",
     "evaluate",
     "audit",
+    "fairtune",
     "push",
     "list",
     "doctor",
