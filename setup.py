@@ -90,14 +90,18 @@ def find_nvcc() -> str | None:
 
 
 def cuda_targets() -> list[str]:
-    """Machine code (``sm_80``) and portable code (``compute_90``) to build for."""
+    """Machine code (``sm_80``) and portable code (``compute_90``) to build for.
+
+    Raises:
+        ValueError: ``TORCH_CUDA_ARCH_LIST`` cannot be read, or names nothing new enough.
+    """
     entries = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").replace(",", " ").split()
     targets = []
     for entry in entries or DEFAULT_CUDA_ARCHITECTURES.split(";"):
         match = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", entry)
         if match is None:
-            sys.exit(
-                f"neuropatch: TORCH_CUDA_ARCH_LIST names {entry}, which is not like 8.0 or 9.0+PTX"
+            raise ValueError(
+                f"TORCH_CUDA_ARCH_LIST names {entry}, which is not like 8.0 or 9.0+PTX"
             )
         major, minor, suffix, portable = match.groups()
         if (int(major), int(minor)) < MINIMUM_CUDA_ARCHITECTURE:
@@ -106,6 +110,8 @@ def cuda_targets() -> list[str]:
         targets.append(f"sm_{major}{minor}{suffix}")
         if portable:
             targets.append(f"compute_{major}{minor}{suffix}")
+    if not targets:
+        raise ValueError("TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or newer")
     return targets
 
 
@@ -186,18 +192,20 @@ def cuda_library_dirs(nvcc: str, source: Path) -> list[str]:
 def add_cuda(extension: Extension) -> None:
     """Compiles the CUDA kernels and adds them to the extension, as ``NEUROPATCH_CUDA`` allows."""
     folder = ROOT / "csrc/cuda"
-    nvcc, targets = find_nvcc(), cuda_targets()
     if CUDA == "0":
         notice("NEUROPATCH_CUDA=0: building without CUDA kernels")
         return
     if sys.platform != "linux":
         without_cuda("CUDA kernels are built on Linux only")
         return
+    nvcc = find_nvcc()
     if nvcc is None:
         without_cuda("no nvcc was found (CUDA_HOME, or nvcc on PATH)")
         return
-    if not targets:
-        without_cuda("TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or newer")
+    try:
+        targets = cuda_targets()
+    except ValueError as error:
+        without_cuda(str(error))
         return
     sources = sorted(folder.glob("*.cu"))
     try:

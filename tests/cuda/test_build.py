@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,16 +134,28 @@ def test_zero_leaves_them_out(build, nvcc, capsys):
         ("8.6", ["sm_86"]),
         ("7.0 7.5 8.0+PTX", ["sm_80", "compute_80"]),
         ("9.0a;10.0", ["sm_90a", "sm_100"]),
-        ("7.0,7.5", []),
     ],
 )
 def test_architectures(build, listed, targets):
     assert build(TORCH_CUDA_ARCH_LIST=listed).cuda_targets() == targets
 
 
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [("Ampere", r"names Ampere, which is not like 8\.0"), ("7.0,7.5", "no architecture of 8.0 or")],
+)
+def test_architectures_that_cannot_be_built(build, nvcc, capsys, listed, reason):
+    nvcc()
+    names = build(TORCH_CUDA_ARCH_LIST=listed)
+    names.add_cuda(names.EXTENSIONS[0])
+    assert not names.EXTENSIONS[0].extra_objects
+    assert re.search(f"{reason}.*; building without CUDA kernels", capsys.readouterr().err)
+    names = build(NEUROPATCH_CUDA="1")
+    with pytest.raises(SystemExit, match=f"{reason}.*NEUROPATCH_CUDA=1 asks for CUDA kernels"):
+        names.add_cuda(names.EXTENSIONS[0])
+
+
 def test_wishes_that_cannot_be_met(build):
-    with pytest.raises(SystemExit, match=r"names Ampere, which is not like 8\.0"):
-        build(TORCH_CUDA_ARCH_LIST="Ampere").cuda_targets()
     with pytest.raises(SystemExit, match="NEUROPATCH_CUDA=yes is none of auto, 0, 1"):
         build(NEUROPATCH_CUDA="yes")
     with pytest.raises(SystemExit, match="NEUROPATCH_CUDA=1 needs what NEUROPATCH_BUILD=0"):
