@@ -146,7 +146,7 @@ def cuda_command(nvcc: str, targets: list[str]) -> list[str]:
 
 
 def compile_cuda(command: list[str], sources: list[Path], headers: list[Path]) -> list[Path]:
-    """Compiles each source that has changed since its object was written, two at a time.
+    """Compiles each source that has changed since its object was written, several at a time.
 
     Raises:
         SubprocessError: nvcc refused a source; its output is on stderr.
