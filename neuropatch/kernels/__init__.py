@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from neuropatch.kernels._backend import KernelBackend
 from neuropatch.kernels._registry import backends
+from neuropatch.kernels.norms import snip_column_norms
 from neuropatch.kernels.snip import snip_accumulate_
+from neuropatch.kernels.snip_at import snip_accumulate_at_
+from neuropatch.kernels.topk import product_topk
 
-__all__ = ["KernelBackend", "backends", "snip_accumulate_"]
+__all__ = [
+    "KernelBackend",
+    "backends",
+    "product_topk",
+    "snip_accumulate_",
+    "snip_accumulate_at_",
+    "snip_column_norms",
+]
