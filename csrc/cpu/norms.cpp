@@ -21,8 +21,10 @@ using torch::stable::Tensor;
 // The sums of a block of columns, 4 KB, stay in the L1 cache while the tokens stream by.
 constexpr int64_t kBlockColumns = 512;
 
-// Rows [start, stop) of a block of columns.
+// Rows [start, stop) of a block of columns, and the weight of each row or null.
 struct NormsBlock {
+  const float* weights;
+  int64_t weight_stride;
   int64_t start;
   int64_t stop;
   int64_t first_column;
@@ -36,14 +38,15 @@ NP_INLINE void sum_squares(
       block.first_column * values.column_stride;
   for (int64_t t = block.start; t < block.stop; ++t) {
     const auto* row = data + t * values.row_stride;
+    const double weight = block.weights == nullptr ? 1 : block.weights[t * block.weight_stride];
     if (values.column_stride == 1) {
       for (int64_t j = 0; j < block.columns; ++j) {
-        const double value = Element::load(row[j]);
+        const double value = weight * Element::load(row[j]);
         sums[j] += value * value;
       }
     } else {
       for (int64_t j = 0; j < block.columns; ++j) {
-        const double value = Element::load(row[j * values.column_stride]);
+        const double value = weight * Element::load(row[j * values.column_stride]);
         sums[j] += value * value;
       }
     }
@@ -51,7 +54,7 @@ NP_INLINE void sum_squares(
 }
 
 // See neuropatch/kernels/norms.py for why this is an upper bound. The square of a float is exact in
-// double, so it does not matter whether the compiler fuses the addition.
+// double, so without weights it does not matter whether the compiler fuses the addition.
 NP_INLINE void column_norms(const StridedMatrix& values, const NormsBlock& block, float* norms) {
   double sums[kBlockColumns] = {};
   with_element(values.type, [&](auto element) __attribute__((always_inline)) {
@@ -75,8 +78,8 @@ NP_INLINE void column_norms(const StridedMatrix& values, const NormsBlock& block
 NP_EACH_INSTRUCTION_SET(NP_DEFINE)
 #undef NP_DEFINE
 
-Tensor snip_column_norms(Tensor values, Tensor offsets) {
-  const std::vector<int64_t> starts = checked_norms_offsets(values, offsets);
+Tensor snip_column_norms(Tensor values, Tensor offsets, std::optional<Tensor> weights) {
+  const std::vector<int64_t> starts = checked_norms_offsets(values, offsets, weights);
   const int64_t samples = static_cast<int64_t>(starts.size()) - 1;
   Tensor norms =
       torch::stable::new_empty(values, {samples, values.size(1)}, ScalarType::Float);
@@ -90,6 +93,10 @@ Tensor snip_column_norms(Tensor values, Tensor offsets) {
     for (int64_t task = next++; task < tasks; task = next++) {
       const int64_t sample = task / blocks;
       NormsBlock block{};
+      if (weights.has_value()) {
+        block.weights = static_cast<const float*>(weights->const_data_ptr());
+        block.weight_stride = weights->stride(0);
+      }
       block.start = starts[sample];
       block.stop = starts[sample + 1];
       block.first_column = task % blocks * kBlockColumns;

@@ -67,6 +67,20 @@ def test_odd_shapes(path, make_tensors, dtype, columns):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_of_tokens(path, make_tensors, dtype):
+    _, _, x, offsets = make_tensors(1, 70, RAGGED, dtype=dtype)
+    weights = torch.rand(2 * len(x))[::2]
+    weights[3] = 0
+    exact = weights.double()[:, None] * x.double()
+    exact = torch.stack([exact[a:b].norm(dim=0) for a, b in pairwise(offsets.tolist())])
+    norms = snip_column_norms(x, offsets, weights)
+    torch.testing.assert_close(norms.double(), exact, rtol=2.0**-22, atol=0)
+    assert (norms >= exact * (1 - 1e-14)).all()
+    ones = snip_column_norms(x, offsets, torch.ones(len(x)))
+    assert torch.equal(ones, snip_column_norms(x, offsets))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_any_strides(path, make_tensors, dtype):
     _, _, x, offsets = make_tensors(1, 70, RAGGED, dtype=dtype)
     norms = snip_column_norms(x, offsets)
@@ -125,6 +139,8 @@ def test_empty(path, shape):
         ({"values": torch.zeros(5)}, r"two dimensions, not shape \(5,\)"),
         ({"offsets": torch.tensor([0, 4])}, "tokens, 5, not from 0 to 4"),
         ({"offsets": torch.tensor([0, 5]).int()}, "offsets must be int64, not int32"),
+        ({"weights": torch.zeros(4)}, r"weights must have shape \(5,\), not \(4,\)"),
+        ({"weights": torch.zeros(5).double()}, "weights must be float32, not float64"),
     ],
 )
 def test_bad_arguments(path, changed, message):
@@ -150,4 +166,6 @@ def test_opcheck(make_tensors, dtype):
             snip_column_norms(x, offsets).double(), exact, rtol=2.0**-22, atol=0
         )
         return
-    torch.library.opcheck(torch.ops.neuropatch.snip_column_norms.default, (x, offsets))
+    op = torch.ops.neuropatch.snip_column_norms.default
+    torch.library.opcheck(op, (x, offsets))
+    torch.library.opcheck(op, (x, offsets, torch.rand(len(x))))
