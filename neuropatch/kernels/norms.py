@@ -22,15 +22,16 @@ _OP = "snip_column_norms"
 def snip_column_norms(values: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Norm of each column over the tokens of each sample, never below the exact one.
 
-    ``norms[b, j] >= sqrt(sum over tokens t of b: (weights[t] * values[t, j]) ** 2)``. By Cauchy and Schwarz the
-    product of the norms of a column of output gradients and a column of inputs bounds that
-    element of the sample's weight gradient.
+    ``norms[b, j] >= sqrt(sum over tokens t of b: (weights[t] * values[t, j]) ** 2)``. By Cauchy
+    and Schwarz the product of the norms of a column of output gradients and a column of inputs
+    bounds that element of the sample's weight gradient.
 
     Squares are summed in float64, where the square of a float32, or of a product of two, neither
-    overflows nor underflows, and is rounded once at most. The root is then raised by the most that ``tokens`` additions and the root can have
-    lost, ``(tokens + 4) * 2**-53`` of it, and rounded *up* to float32. So the result is an upper
-    bound, and exceeds the exact norm by less than ``2**-22`` of it (or ``2**-149``). It is the same
-    for any number of threads and, without weights, on every instruction set.
+    overflows nor underflows, and is rounded once at most. The root is then raised by the most that
+    ``tokens`` additions and the root can have lost, ``(tokens + 4) * 2**-53`` of it, and rounded
+    *up* to float32. So the result is an upper bound, and exceeds the exact norm by less than
+    ``2**-22`` of it (or ``2**-149``). It is the same for any number of threads and, without
+    weights, on every instruction set.
 
     Args:
         values: ``[tokens, columns]``; float32, bfloat16, float16 or float64. Any strides.
@@ -40,9 +41,9 @@ def snip_column_norms(values: Tensor, offsets: Tensor, weights: Tensor | None = 
             ones.
 
     Returns:
-        ``[samples, columns]`` float32; zero for a sample without tokens and where all products are
-        zero, and nowhere else (float64 values below 1e-150 aside); infinite or NaN where a value is infinite or NaN, or a norm is beyond
-        float32.
+        ``[samples, columns]`` float32; zero for a sample without tokens and where all products
+        are zero, and nowhere else (float64 values below 1e-150 aside); infinite or NaN where a
+        value is infinite or NaN, or a norm is beyond float32.
 
     Raises:
         UsageError: An argument does not fit, or ``NEUROPATCH_KERNELS`` cannot be honoured.
