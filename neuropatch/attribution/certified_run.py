@@ -107,7 +107,7 @@ class CertifiedRun(TopWeightsRun):
             first.load(saved, start.samples, start.batches)
         else:
             pilot = self._batches(_spread(self._wanted[name].samples))
-            self._pass(first, pilot, slots, start, f"{name}, pilot", saves=False)
+            self._pass(first, pilot, slots, start, f"{name}, pilot", pilot=True)
             first.start(self._chooser(name))
             cost.run += sum(int(batch.lengths.sum()) for batch in pilot)
         self._pass(first, todo, slots, start, name)

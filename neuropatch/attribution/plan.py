@@ -23,7 +23,7 @@ MODES = ("auto", "full", "windows", "certified")
 MODEST_SHARE = 1e-4
 """Largest share of the weights that is taken for which the certified mode is chosen by itself.
 
-Measured on SmolLM2: of the weights 2 % become candidates at a share of 1e-5, 15 % at 1e-4.
+On SmolLM2 some 2 % of the weights become candidates at a share of 1e-5, and some 20 % at 1e-4.
 """
 
 
@@ -129,46 +129,59 @@ def plan_scores(
         )
     activations = _activation_bytes(layout, batch_tokens, item_size)
     base = ScorePlan((tuple(matrices),), weights, 0, activations, budget)
-    windows = _plan_windows(layout, base)
     if mode == "certified":
         return _plan_certified(layout, base, share, "as asked")
-    if mode == "full" and (windows is None or len(windows.windows) > 1):
+    found = _plan_windows(layout, base, least=2 if mode == "windows" else 1)
+    if found is not None and (len(found.windows) == 1 or mode == "windows"):
+        return found
+    if mode == "full":
         whole = replace(base, scores=_score_bytes(layout, matrices))
         raise ResourceError(
             f"scores of all layers need about {format_size(whole.total)}, "
             f"the limit is {format_size(budget)}",
             hint="use --memory auto, or raise --max-memory",
         )
-    modest = mode == "auto" and share <= MODEST_SHARE and item_size < 8
-    if modest and (windows is None or len(windows.windows) > 1):
-        why = (
-            "because not even the scores of one layer fit"
-            if windows is None
-            else f"because scores of all layers do not fit, and {len(windows.windows)} windows of "
-            "layers take longer"
-        )
-        needed = _certified_bytes(layout, matrices, _wanted_candidates(layout, matrices, share))
-        if windows is None or base.total + needed <= budget:
-            return _plan_certified(layout, base, share, why)
-    if windows is None:
+    if mode == "auto" and share <= MODEST_SHARE and item_size < 8:
+        certified = _plan_instead(layout, base, share, found)
+        if certified is not None:
+            return certified
+    if found is None:
         largest = max(_score_bytes(layout, group) for group in _layers(matrices).values())
         raise ResourceError(
             f"scoring one layer at a time needs about {format_size(base.total + largest)}, "
             f"the limit is {format_size(budget)}",
             hint="raise --max-memory, lower --batch-tokens, or use a smaller --dtype",
         )
-    return windows
+    return found
 
 
-def _plan_windows(layout: Layout, base: ScorePlan) -> ScorePlan | None:
-    """As few windows of layers as fit, or None."""
+def _plan_instead(
+    layout: Layout, base: ScorePlan, share: float, windows: ScorePlan | None
+) -> ScorePlan | None:
+    """The certified mode where it serves better than windows of layers, or None."""
+    if windows is None:
+        reason = "because not even the scores of one layer fit"
+        return _plan_certified(layout, base, share, reason)
+    matrices = base.windows[0]
+    needed = _certified_bytes(layout, matrices, _likely_candidates(layout, matrices, share))
+    if base.total + needed > base.budget:
+        return None
+    reason = (
+        f"because scores of all layers do not fit, and {len(windows.windows)} windows of layers "
+        "take longer"
+    )
+    return _plan_certified(layout, base, share, reason)
+
+
+def _plan_windows(layout: Layout, base: ScorePlan, least: int) -> ScorePlan | None:
+    """As few windows of layers as fit, at the least some (or one a layer), or None."""
     layers = _layers(base.windows[0])
     sizes = {layer: _score_bytes(layout, group) for layer, group in layers.items()}
     room = base.budget - base.total
     if max(sizes.values()) > room:
         return None
     # Windows of equal size: the peak is lower than with one full window and a rest.
-    count = math.ceil(sum(sizes.values()) / room)
+    count = max(min(least, len(layers)), math.ceil(sum(sizes.values()) / room))
     while True:
         windows = _windows(list(layers), count)
         peak = max(sum(sizes[layer] for layer in window) for window in windows)
@@ -185,11 +198,11 @@ def _plan_windows(layout: Layout, base: ScorePlan) -> ScorePlan | None:
 def _plan_certified(layout: Layout, base: ScorePlan, share: float, reason: str) -> ScorePlan:
     """Room for as many candidates as are likely, or as fit."""
     matrices = base.windows[0]
-    likely = _wanted_candidates(layout, matrices, share)
+    likely = _likely_candidates(layout, matrices, share)
     room = base.budget - base.total - _certified_bytes(layout, matrices, 0)
     candidates = min(likely, room // BYTES_EACH)
     # Every weight that is taken has to be one, and others beside it.
-    least = math.ceil(2 * share * _numel(layout, matrices))
+    least = math.ceil(min(1.0, 2 * share) * _numel(layout, matrices))
     if candidates < least:
         needed = base.total + _certified_bytes(layout, matrices, least)
         raise ResourceError(
@@ -201,7 +214,7 @@ def _plan_certified(layout: Layout, base: ScorePlan, share: float, reason: str) 
     return replace(base, scores=scores, candidates=candidates, reason=reason)
 
 
-def _wanted_candidates(layout: Layout, matrices: Sequence[MatrixId], share: float) -> int:
+def _likely_candidates(layout: Layout, matrices: Sequence[MatrixId], share: float) -> int:
     """Candidates that a share of top weights is likely to need, measured on SmolLM2."""
     numel = _numel(layout, matrices)
     return min(numel, math.ceil((0.004 + 1500 * share) * numel) + 128 * len(matrices))

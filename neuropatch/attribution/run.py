@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -147,9 +147,12 @@ class TopWeightsRun:
         label: str,
         *,
         done: Callable[[], bool] = lambda: False,
-        saves: bool = True,
+        pilot: bool = False,
     ) -> None:
-        """Run batches from a position on, until there are no more or ``done`` says so."""
+        """Run batches from a position on, until there are no more or ``done`` says so.
+
+        What is saved of a pilot is where it began.
+        """
         self._progress.start(label, sum(len(batch.lengths) for batch in todo))
         self._progress.advance(position.samples)
         for number, batch in enumerate(todo[position.batches :], start=position.batches + 1):
@@ -161,9 +164,12 @@ class TopWeightsRun:
                     release_free_memory()
                 self._progress.advance(len(batch.lengths))
                 late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
-                if self._state is not None and saves and (late or interrupted()):
-                    now = Position(position.dataset, position.window, number, recorder.samples)
-                    self._state.save(now, self.selectors, recorder.state())
+                if self._state is not None and (late or interrupted()):
+                    now = replace(position, batches=number, samples=recorder.samples)
+                    if pilot:
+                        self._state.save(position, self.selectors, {})
+                    else:
+                        self._state.save(now, self.selectors, recorder.state())
                     self._saved_at = time.monotonic()
 
     def _score_batch(
