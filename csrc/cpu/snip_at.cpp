@@ -13,6 +13,10 @@
 #include "parallel.h"
 #include "strided.h"
 
+#if NEUROPATCH_X86_BFLOAT16
+#include <xmmintrin.h>
+#endif
+
 namespace neuropatch::cpu {
 
 namespace {
@@ -139,6 +143,38 @@ NP_INLINE void sum_lanes(const int64_t* offsets, int64_t samples, Lanes& lanes) 
 NP_EACH_INSTRUCTION_SET(NP_DEFINE)
 #undef NP_DEFINE
 
+// While one lives, subnormal operands and results are zero, as they are to the dot products that
+// snip_accumulate_ takes for bfloat16 (vdpbf16ps rounds each of its two products like an FMA, but
+// flushes). The sums over samples that are made meanwhile are zero or normal.
+class Flushing {
+ public:
+  explicit Flushing(bool wanted) : wanted_(wanted) {
+#if NEUROPATCH_X86_BFLOAT16
+    if (wanted_) {
+      before_ = _mm_getcsr();
+      _mm_setcsr(before_ | kFlushToZero | kDenormalsAreZero);
+    }
+#endif
+  }
+
+  ~Flushing() {
+#if NEUROPATCH_X86_BFLOAT16
+    if (wanted_) {
+      _mm_setcsr(before_);
+    }
+#endif
+  }
+
+  Flushing(const Flushing&) = delete;
+  Flushing& operator=(const Flushing&) = delete;
+
+ private:
+  static constexpr unsigned kFlushToZero = 0x8000;
+  static constexpr unsigned kDenormalsAreZero = 0x0040;
+  [[maybe_unused]] bool wanted_;
+  [[maybe_unused]] unsigned before_ = 0;
+};
+
 template <typename Function>
 void for_each_task(int64_t tasks, const Function& function) {
   std::atomic<int64_t> next{0};
@@ -168,6 +204,8 @@ void snip_accumulate_at_(
   });
   auto* result = static_cast<float*>(score.mutable_data_ptr());
   const auto kernel = NP_CHOOSE(current_capability(), lanes);
+  const bool flushes = current_bfloat16_unit() == BFloat16Unit::kDotProducts &&
+      grad.scalar_type() == torch::headeronly::ScalarType::BFloat16;
   const int64_t samples = static_cast<int64_t>(starts.size()) - 1;
   constexpr int64_t kTaskSize = kGroupsPerTask * kLanes;
   for_each_task(ceil_div(count, kTaskSize), [&](int64_t task) {
@@ -180,7 +218,10 @@ void snip_accumulate_at_(
         lanes.grad[l] = g.column(row[first + std::min(l, last)]);
         lanes.input[l] = x.column(column[first + std::min(l, last)]);
       }
-      kernel(starts.data(), samples, lanes);
+      {
+        const Flushing flushing(flushes);
+        kernel(starts.data(), samples, lanes);
+      }
       for (int64_t l = 0; l <= last; ++l) {
         result[first + l] += lanes.total[l];
       }

@@ -33,7 +33,8 @@ from neuropatch.attribution.candidates import Candidates
 from neuropatch.attribution.selection import TopSelector
 from neuropatch.attribution.tap import LinearTap, Seen
 from neuropatch.data.batching import Batch
-from neuropatch.errors import ResourceError
+from neuropatch.errors import ResourceError, UsageError
+from neuropatch.kernels import backends
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.modules import ParameterSlot
 
@@ -89,6 +90,22 @@ class Samples:
                 after.append(number)
                 wanted = count + self.total / LOOKS
         return {number: seen[then - 1] for number, then in pairwise([*after, len(self.batches)])}
+
+
+def obstacle(dtype: torch.dtype) -> UsageError | None:
+    """Why a model in a dtype can have no certified mode here, or None."""
+    if dtype == torch.float64:
+        return UsageError(
+            "--memory certified takes models in float32, bfloat16 or float16",
+            hint="add --dtype float32",
+        )
+    # Its sums are made in another order than those of candidates, so the sets could differ.
+    if any(backend.backend == "amx" for backend in backends()):
+        return UsageError(
+            "--memory certified cannot be had with NEUROPATCH_KERNELS=amx",
+            hint="unset NEUROPATCH_KERNELS, or use --memory windows",
+        )
+    return None
 
 
 def first_count(taken: int, size: int, room: float) -> int:

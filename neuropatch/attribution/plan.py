@@ -100,6 +100,7 @@ def plan_scores(
     budget: int,
     mode: str = "auto",
     share: float = 1.0,
+    obstacle: UsageError | None = None,
 ) -> ScorePlan:
     """Choose how scores are kept.
 
@@ -111,10 +112,11 @@ def plan_scores(
         matrices: The matrices to score, in canonical order.
         weights: Bytes of the model's parameters, already in memory.
         batch_tokens: Tokens of a batch.
-        item_size: Bytes of one activation value; 8 rules the certified mode out.
+        item_size: Bytes of one activation value.
         budget: Bytes that the whole run may take, weights included.
         mode: One of :data:`MODES`.
         share: Largest share of a group's weights that is taken.
+        obstacle: Why there can be no certified mode, or None.
 
     Raises:
         UsageError: If the mode is unknown, or cannot be had.
@@ -122,11 +124,8 @@ def plan_scores(
     """
     if mode not in MODES:
         raise UsageError(f"unknown --memory '{mode}'", hint=f"choose {', '.join(MODES)}")
-    if mode == "certified" and item_size == 8:
-        raise UsageError(
-            "--memory certified takes models in float32, bfloat16 or float16",
-            hint="add --dtype float32",
-        )
+    if mode == "certified" and obstacle is not None:
+        raise obstacle
     activations = _activation_bytes(layout, batch_tokens, item_size)
     base = ScorePlan((tuple(matrices),), weights, 0, activations, budget)
     if mode == "certified":
@@ -141,7 +140,7 @@ def plan_scores(
             f"the limit is {format_size(budget)}",
             hint="use --memory auto, or raise --max-memory",
         )
-    if mode == "auto" and share <= MODEST_SHARE and item_size < 8:
+    if mode == "auto" and share <= MODEST_SHARE and obstacle is None:
         certified = _plan_instead(layout, base, share, found)
         if certified is not None:
             return certified

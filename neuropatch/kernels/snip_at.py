@@ -27,8 +27,8 @@ def snip_accumulate_at_(
     ``score[c] += sum over samples b of | sum over t of b: grad[t, i] * input[t, j] |``, where
     ``i, j = rows[c], columns[c]``. On one machine with one ``NEUROPATCH_KERNELS`` every element
     gets the very bits that ``snip_accumulate_`` gives it in the whole matrix, so that exact scores
-    of a few weights can stand for the matrix. The order of summation does not depend on the number
-    of threads.
+    of a few weights can stand for the matrix; ``amx`` alone, whose tiles round and add in an order
+    of their own, is not followed. The order of summation does not depend on the number of threads.
 
     Besides its arguments the compiled kernel takes ``4 * tokens`` bytes for each distinct row and
     column. The reference makes the whole matrix, one sample at a time.

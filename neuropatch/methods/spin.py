@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from neuropatch.attribution.certified import obstacle
 from neuropatch.attribution.certified_run import CertifiedRun
 from neuropatch.attribution.memory import available_memory
 from neuropatch.attribution.plan import ScorePlan, plan_scores
@@ -221,6 +222,7 @@ def _plan(
         budget=budget,
         mode=limits.mode,
         share=share,
+        obstacle=obstacle(parameters[0].dtype),
     )
 
 

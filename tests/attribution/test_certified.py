@@ -15,7 +15,7 @@ from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.run import TopWeightsRun, Wanted
 from neuropatch.data.batching import batches
 from neuropatch.errors import ModelError, ResourceError
-from neuropatch.kernels import snip_accumulate_
+from neuropatch.kernels import KernelBackend, snip_accumulate_
 from neuropatch.models.modules import model_layout
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2"]
@@ -253,6 +253,14 @@ def test_balanced_tokens_make_the_bound_tight():
     bound.add(grad, x)
     unbalanced = torch.outer(grad.norm(dim=0), x.norm(dim=0))
     assert (torch.outer(bound.rows, bound.columns) < 2e-3 * unbalanced).all()
+
+
+def test_what_rules_the_mode_out(monkeypatch):
+    assert certified.obstacle(torch.float32) is None
+    assert "float32" in certified.obstacle(torch.float64).hint
+    amx = KernelBackend("snip_accumulate_", "amx", "forced")
+    monkeypatch.setattr(certified, "backends", lambda: (amx,))
+    assert "NEUROPATCH_KERNELS=amx" in certified.obstacle(torch.bfloat16).message
 
 
 def test_looks_are_spread_over_the_samples():

@@ -122,10 +122,7 @@ def test_the_certified_mode_is_chosen_where_windows_would_be(make_layout):
     assert "because scores of all layers do not fit, and 2 windows of layers" in found.sentence()
     # The more weights are taken, the less there is to gain.
     assert plan(layout, whole.total - 1, share=0.01).mode == "windows"
-    # Float64 has no certified mode.
-    assert plan(layout, 10**10, item_size=8, share=1e-6).mode == "full"
-    wide = plan(layout, 10**10, item_size=8, share=1e-6).total
-    assert plan(layout, wide - 1, item_size=8, share=1e-6).mode == "windows"
+    assert plan(layout, whole.total - 1, share=1e-6, obstacle=UsageError("no")).mode == "windows"
 
 
 def test_the_certified_mode_is_the_last_resort_below_one_layer(make_layout):
@@ -159,5 +156,5 @@ def test_modes_that_cannot_be_had_are_refused(make_layout):
     layout = make_layout("llama")
     with pytest.raises(UsageError, match="unknown --memory 'some'"):
         plan(layout, 10**9, mode="some")
-    with pytest.raises(UsageError, match="--memory certified takes models in float32"):
-        plan(layout, 10**9, mode="certified", item_size=8)
+    with pytest.raises(UsageError, match="float64"):
+        plan(layout, 10**9, mode="certified", obstacle=UsageError("float64"))

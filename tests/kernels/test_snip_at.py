@@ -95,6 +95,19 @@ def test_extreme_values_have_the_same_bits(path, make_tensors, scale):
         assert (some < 2.0**-110).all()
 
 
+def test_subnormal_bfloat16_have_the_same_bits(path, make_tensors):
+    """Dot products of bfloat16 flush operands and results that the other paths keep."""
+    _, grad, x, offsets = make_tensors(9, 50, RAGGED, dtype=torch.bfloat16)
+    rows, columns = places(9, 50, 450)
+    for of_grad, of_input in ((2.0**-63, 2.0**-63), (2.0**-66, 2.0**-66), (2.0**-128, 2.0**60)):
+        matrix, some = torch.zeros(9, 50), torch.zeros(450)
+        snip_accumulate_(matrix, grad * of_grad, x * of_input, offsets)
+        snip_accumulate_at_(some, grad * of_grad, x * of_input, offsets, rows, columns)
+        assert torch.equal(some, matrix.reshape(-1))
+    # The mode of the processor is as it was.
+    assert torch.tensor([2.0**-130]).mul(0.5).item() == 2.0**-131
+
+
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
 def test_no_tokens_change_nothing(path, make_tensors, lengths):
     _, grad, x, offsets = make_tensors(9, 50, lengths)
