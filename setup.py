@@ -136,6 +136,7 @@ setup(
     package_data={
         "neuropatch": ["py.typed"],
         "neuropatch.models": ["**/*.json"],
+        "neuropatch.fairness": ["_data/**/*.json"],
         "neuropatch.demo": [
             f"_data/**/*.{suffix}" for suffix in ("safetensors", "json", "jsonl", "txt", "csv")
         ],

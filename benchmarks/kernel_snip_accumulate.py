@@ -1,25 +1,34 @@
 """The fused score kernel against the ways of computing the same sum in PyTorch.
 
-Usage: python benchmarks/kernel_snip_accumulate.py [--threads N] [--repeats N] [--json]
+Usage: python benchmarks/kernel_snip_accumulate.py [--threads N] [--repeats N] [--json] [--profile]
 
 For a batch of ragged samples of about 76 tokens, S += sum_b |G_b^T X_b| is computed by
 
-* ``kernel``: ``neuropatch.kernels.snip_accumulate_``;
+* ``kernel``: ``neuropatch.kernels.snip_accumulate_`` as it is by default;
+* ``exact``, for bfloat16 where the default is the CPU's own bfloat16 arithmetic: the same with
+  ``NEUROPATCH_KERNELS=avx512``, which widens to float32;
 * ``mm+abs+add``: one matrix product a sample into a buffer, then abs and add, all in place;
 * ``einsum``: all products of the padded batch at once, then abs and sum;
 * ``gemm``: one product over all tokens. It computes something else (no absolute value a sample),
   with the same number of multiplications, and stands for the speed that torch's GEMM reaches here.
 
 The ways take turns within each repeat, so that a change of clock or load meets all of them.
+
+``--profile`` instead compiles ``snip_profile.cpp``, which says how far the kernel is from the peak
+of one core and where its time goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -30,7 +39,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neuropatch.kernels import backends, reference, snip_accumulate_
+from neuropatch.kernels import backends, snip_accumulate_
+from neuropatch.kernels._backend import ENVIRONMENT_VARIABLE
+from neuropatch.kernels.reference import snip as reference
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,16 @@ class Result:
         """How many times faster the kernel is than another way."""
         return self.ways[way].median_ms / self.ways["kernel"].median_ms
 
+    def baseline_gigabytes_per_second(self) -> float:
+        """What mm+abs+add moves at least, by its time.
+
+        For each sample a product written, then read and written by abs and read by add, which reads
+        and writes the score.
+        """
+        width = 2 if self.dtype == "bfloat16" else 4
+        moved = (4 * width + 8) * self.case.out * self.case.inp * self.case.samples
+        return 1e-6 * moved / self.ways["mm+abs+add"].median_ms
+
 
 def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
     """The functions to time. Each owns what it writes, allocated before the clock starts."""
@@ -102,6 +123,11 @@ def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
     def kernel() -> None:
         snip_accumulate_(score, grad, x, offsets)
 
+    def exact() -> None:
+        os.environ[ENVIRONMENT_VARIABLE] = "avx512"
+        snip_accumulate_(score, grad, x, offsets)
+        del os.environ[ENVIRONMENT_VARIABLE]
+
     def mm_abs_add() -> None:
         for a, b in bounds:
             torch.mm(grad[a:b].T, x[a:b], out=buffer)
@@ -113,7 +139,10 @@ def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
     def gemm() -> None:
         torch.mm(grad.T, x, out=buffer)
 
-    return {"kernel": kernel, "mm+abs+add": mm_abs_add, "einsum": einsum, "gemm": gemm}
+    ways = {"kernel": kernel, "mm+abs+add": mm_abs_add, "einsum": einsum, "gemm": gemm}
+    if grad.dtype == torch.bfloat16 and backends()[0].backend == "avx512_bf16":
+        ways["exact"] = exact
+    return ways
 
 
 def frobenius_error(case: Case, batch: Batch) -> float:
@@ -189,7 +218,27 @@ def print_table(environment: dict[str, object], results: list[Result]) -> None:
             f"kernel: {result.kernel_over('mm+abs+add'):.2f} x mm+abs+add{target}, "
             f"{result.kernel_over('einsum'):.2f} x einsum, {result.kernel_over('gemm'):.2f} x gemm"
         )
+        print(f"mm+abs+add moves {result.baseline_gigabytes_per_second():.0f} GB/s")
         print(f"kernel against float64, Frobenius: {result.frobenius_error:.1e} (target 1e-5)")
+
+
+def profile() -> None:
+    """Compiles and runs ``snip_profile.cpp`` on the cases."""
+    here = Path(__file__).parent
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        sys.exit("--profile needs a C++ compiler (CXX, or c++ on PATH)")
+    sources = [
+        here / "snip_profile.cpp",
+        *(here.parent / "csrc/cpu" / f"snip_kernels{part}.cpp" for part in ("", "_bf16")),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "snip_profile"
+        flags = ["-std=c++20", "-O3", "-ffp-contract=fast", "-o", str(program)]
+        subprocess.run([compiler, *flags, *map(str, sources)], check=True)
+        for case in CASES:
+            sizes = [str(size) for size in (case.out, case.inp, case.samples)]
+            subprocess.run([str(program), *sizes], check=True)
 
 
 def main() -> None:
@@ -197,7 +246,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds, at least 5")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--profile", action="store_true", help="one core's peak and the phases")
     options = parser.parse_args()
+    if options.profile:
+        profile()
+        return
     if options.repeats < 5:
         parser.error("--repeats must be at least 5")
     if options.threads is not None:

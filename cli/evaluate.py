@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,12 +67,7 @@ def evaluate(
     response_column: options.ResponseColumn = None,
     text_column: options.TextColumn = None,
     chat_template: options.ChatTemplate = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Also write the results to a file (*.json).", metavar="FILE"
-        ),
-    ] = None,
+    output: options.ResultsOutput = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

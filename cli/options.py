@@ -60,6 +60,63 @@ TextColumn = Annotated[
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Put prompts into the model's chat template.")
 ]
+LabelledData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="Labelled rows; repeat for several files of one kind.", metavar="FILE"
+    ),
+]
+SchemaName = Annotated[
+    str | None,
+    typer.Option(
+        help="What the rows are: acs, adult, bias_in_bios, compas, german_credit or lsac; any "
+        "other file is read by --label and --sensitive.",
+        metavar="NAME",
+    ),
+]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the label is 1, such as income=high; the schema's if not given.",
+        metavar="COLUMN=VALUE",
+    ),
+]
+Sensitive = Annotated[
+    str | None,
+    typer.Option(
+        help="Sensitive attribute: a column, or a condition such as 'age>25'; the schema's first "
+        "if not given.",
+        metavar="COLUMN",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Column that is no feature; repeat.", metavar="COLUMN"),
+]
+KeepSensitive = Annotated[
+    bool, typer.Option("--keep-sensitive", help="The sensitive attribute is a feature as well.")
+]
+FirstDistribution = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--g0",
+        help="Distribution G0: conditions such as sex=Male (repeat: all must hold), a share such "
+        "as sex=Male:80%, or a file. Without --g0 and --g1: the two largest groups.",
+        metavar="WHAT",
+    ),
+]
+SecondDistribution = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--g1",
+        help="Distribution G1, written like G0.",
+        metavar="WHAT",
+    ),
+]
+MatchLabels = Annotated[
+    bool,
+    typer.Option("--match-labels", help="Draw rows so that G0 and G1 have equal label shares."),
+]
 PatchOutput = Annotated[
     Path,
     typer.Option("--output", "-o", help="Patch file to write (*.safetensors).", metavar="PATCH"),
@@ -83,6 +140,12 @@ PatchesArgument = Annotated[
     typer.Argument(
         help="Patches: files, folders, or user/name[@revision] or hf://user/name on the Hub.",
         metavar="PATCH",
+    ),
+]
+ResultsOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Also write the results to a file (*.json).", metavar="FILE"
     ),
 ]
 Results = Annotated[

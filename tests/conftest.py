@@ -64,6 +64,17 @@ _TINY = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
+    "bert": {
+        "num_hidden_layers": 2,
+        "hidden_size": 12,
+        "intermediate_size": 20,
+        "num_attention_heads": 3,
+        "vocab_size": 50,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        # Without it transformers warns that a causal model should be one.
+        "is_decoder": True,
+    },
 }
 
 

@@ -1,4 +1,4 @@
-// Errors of the operators, worded as neuropatch/kernels/_checks.py words them.
+// Errors of the operators, worded as neuropatch/kernels/_arguments.py words them.
 
 #pragma once
 
@@ -29,12 +29,13 @@ std::string shape_text(const torch::stable::Tensor& tensor);
 // The name of a floating-point or int64 type without "torch.", or "another type".
 std::string dtype_text(torch::headeronly::ScalarType dtype);
 
-// Checks the arguments of snip_accumulate_ and returns the offsets. The matrices are on the device of
-// the implementation that the dispatcher has chosen by them.
-std::vector<int64_t> checked_snip_offsets(
-    const torch::stable::Tensor& score,
-    const torch::stable::Tensor& grad,
-    const torch::stable::Tensor& input,
-    const torch::stable::Tensor& offsets);
+// Reads offsets of samples or ranges, [n + 1] int64 on the CPU, and checks that they run from 0 to
+// `total`, which is `what`, and never descend. `op` begins the message, `name` is the argument.
+std::vector<int64_t> checked_offsets(
+    const char* op,
+    const torch::stable::Tensor& offsets,
+    int64_t total,
+    const char* name = "offsets",
+    const char* what = "the number of tokens");
 
 }  // namespace neuropatch

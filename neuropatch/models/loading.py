@@ -93,9 +93,69 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
     """
     from transformers import AutoModelForCausalLM
 
+    model, missing = _load(AutoModelForCausalLM, folder, dtype, device)
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
+            hint="the checkpoint is incomplete, or not a causal language model",
+        )
+    return model
+
+
+def load_sequence_classifier(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    new_labels: tuple[str, str] | None = None,
+    seed: int = 0,
+) -> Any:
+    """A sequence classifier in evaluation mode.
+
+    Args:
+        folder: A folder with config.json and safetensors weights.
+        dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
+        device: ``auto``, or a torch device.
+        new_labels: Names of labels 0 and 1 of a new classification head, whose weights are drawn;
+            whatever head the folder has is not used. None loads the head.
+        seed: Seed of the new head.
+
+    Raises:
+        ModelError: If the model does not load whole, but for a new head.
+        UsageError: If dtype or device are unknown.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    options: dict[str, Any] = {}
+    if new_labels is not None:
+        options["id2label"] = dict(enumerate(new_labels))
+        options["label2id"] = {name: label for label, name in enumerate(new_labels)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, missing = _load(AutoModelForSequenceClassification, folder, dtype, device, **options)
+    # A pooler belongs to the head: encoders that were trained without one lack it.
+    body = f"{model.base_model_prefix}."
+    lost = [name for name in missing if name.startswith(body) and ".pooler." not in name]
+    if lost:
+        raise ModelError(
+            f"{folder}: {len(lost)} weights are missing, such as '{lost[0]}'",
+            hint="the checkpoint is incomplete",
+        )
+    if missing and new_labels is None:
+        raise ModelError(
+            f"{folder} has no classification head: '{missing[0]}' is missing",
+            hint="train one first, with neuropatch fairtune --train-base",
+        )
+    return model
+
+
+def _load(
+    loader: Any, folder: Path, dtype: str, device: str, **options: Any
+) -> tuple[Any, list[str]]:
+    """A model in evaluation mode, and the names of weights that its folder lacks."""
     where = parse_device(device)
     with _loading(f"{folder}: the model"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             folder,
             dtype=parse_dtype(dtype),
             local_files_only=True,
@@ -105,14 +165,9 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
             output_loading_info=True,
             # False, not left out: transformers would ask on the terminal.
             trust_remote_code=False,
+            **options,
         )
     # Such weights are filled with random numbers, which would decide every result.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
-            hint="the checkpoint is incomplete, or not a causal language model",
-        )
     misshapen = sorted(report["mismatched_keys"])
     if misshapen:
         name, stored, wanted = misshapen[0]
@@ -121,20 +176,32 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
             f"as '{name}': {list(stored)}, and not {list(wanted)}",
             hint="use the config.json that belongs to these weights",
         )
-    return model.to(where).eval()
+    return model.to(where).eval(), sorted(report["missing_keys"])
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers load or save without notes and bars of its own."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    # One bar a shard of a library's own work is no progress of the user's job.
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
     """Let transformers load in silence; what it raises becomes one line about ``what``."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    # One bar a shard of a library's own loading is no progress of the user's job.
-    logging.disable_progress_bar()
     try:
-        yield
+        with quiet_transformers():
+            yield
     except torch.OutOfMemoryError:
         raise
     except _LOADING_ERRORS as error:
@@ -142,10 +209,6 @@ def _loading(what: str) -> Iterator[None]:
             f"{what} does not load: {_reason(error)}",
             hint="check that transformers loads it from this folder without remote code",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:

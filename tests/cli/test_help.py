@@ -21,6 +21,8 @@ COMMANDS = (
     "combine",
     "diff",
     "evaluate",
+    "audit",
+    "fairtune",
     "push",
     "list",
     "doctor",

@@ -10,22 +10,23 @@ import pytest
 import torch
 
 from neuropatch.errors import UsageError
-from neuropatch.kernels import KernelBackend, _ops, backends, snip_accumulate_
+from neuropatch.kernels import KernelBackend, _backend, backends, snip_accumulate_
+from neuropatch.kernels._registry import OPERATORS
 
 
 def test_every_operator_is_reported_once():
-    assert [backend.op for backend in backends()] == list(_ops.SCHEMAS)
+    assert [backend.op for backend in backends()] == list(OPERATORS)
 
 
 def test_auto_takes_the_best(choose_path, instruction_sets):
     choose_path("auto")
-    (backend,) = backends()
-    if instruction_sets:
-        assert backend.backend == instruction_sets[0]
-        assert "widest instruction set" in backend.reason
-    else:
-        assert backend.backend == "reference"
-        assert "the compiled extension" in backend.reason
+    for backend in backends():
+        if instruction_sets:
+            assert backend.backend == instruction_sets[0]
+            assert "widest instruction set" in backend.reason
+        else:
+            assert backend.backend == "reference"
+            assert "the compiled extension" in backend.reason
 
 
 def test_an_empty_variable_means_auto(choose_path):
@@ -37,7 +38,7 @@ def test_an_empty_variable_means_auto(choose_path):
 
 def test_forced(path):
     reason = f"forced by NEUROPATCH_KERNELS={path}"
-    assert backends() == (KernelBackend("snip_accumulate_", path, reason),)
+    assert backends() == tuple(KernelBackend(name, path, reason) for name in OPERATORS)
 
 
 def test_an_unavailable_choice_is_an_error(choose_path, make_tensors):
@@ -49,19 +50,41 @@ def test_an_unavailable_choice_is_an_error(choose_path, make_tensors):
         snip_accumulate_(*make_tensors(2, 3, [4]))
 
 
+@pytest.mark.skipif(_backend.MISSING is not None, reason="without the extension there is no choice")
+def test_an_instruction_set_that_the_cpu_lacks_is_named(choose_path, monkeypatch):
+    choose_path("amx")
+    monkeypatch.setattr(_backend, "available_choices", lambda: ("auto", "reference", "avx2"))
+    with pytest.raises(UsageError) as caught:
+        backends()
+    assert caught.value.message == (
+        "NEUROPATCH_KERNELS=amx is not available here: this CPU, or its operating system, "
+        "has no AMX with bfloat16 tiles"
+    )
+    assert caught.value.hint == "choose one of auto, reference, avx2"
+
+
+def test_every_instruction_set_is_known(instruction_sets):
+    assert set(instruction_sets) <= set(_backend.INSTRUCTION_SETS)
+    known = list(_backend.INSTRUCTION_SETS)
+    assert instruction_sets == sorted(instruction_sets, key=known.index)
+
+
 def test_schemas_match_the_registered_ones():
-    for name, text in _ops.SCHEMAS.items():
-        assert str(getattr(torch.ops.neuropatch, name).default._schema) == f"neuropatch::{text}"
+    for name, operator in OPERATORS.items():
+        registered = getattr(torch.ops.neuropatch, name).default._schema
+        assert str(registered) == f"neuropatch::{operator.schema}"
 
 
 def test_schemas_match_the_source():
     source = Path(__file__).parents[2] / "csrc/common/schemas.cpp"
-    with_tensors = [s for s in re.findall(r'm\.def\("(.*)"\)', source.read_text()) if "Tensor" in s]
-    assert with_tensors == list(_ops.SCHEMAS.values())
+    declared = re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\)', source.read_text())
+    texts = ["".join(re.findall(r'"([^"]*)"', declaration)) for declaration in declared]
+    with_tensors = [text for text in texts if "Tensor" in text]
+    assert sorted(with_tensors) == sorted(operator.schema for operator in OPERATORS.values())
 
 
 def test_a_missing_extension_is_explained(tmp_path):
-    reason = _ops.load_extension(tmp_path / "_C.abi3.so")
+    reason = _backend.load_extension(tmp_path / "_C.abi3.so")
     assert "is missing" in reason
     assert "NEUROPATCH_BUILD=1" in reason
 
@@ -69,7 +92,7 @@ def test_a_missing_extension_is_explained(tmp_path):
 def test_an_extension_that_does_not_load_is_explained(tmp_path):
     broken = tmp_path / "_C.abi3.so"
     broken.write_bytes(b"not a library")
-    reason = _ops.load_extension(broken)
+    reason = _backend.load_extension(broken)
     assert f"cannot be loaded by torch {torch.__version__}" in reason
     assert str(broken) in reason
 
@@ -101,13 +124,13 @@ else:
 
 def test_everything_works_without_the_extension(tmp_path):
     """In a copy of the package that has Python files only, in a process of its own."""
-    package = Path(_ops.__file__).parents[1]
-    for source in [package / "errors.py", *(package / "kernels").glob("*.py")]:
+    package = Path(_backend.__file__).parents[1]
+    for source in [package / "errors.py", *(package / "kernels").rglob("*.py")]:
         target = tmp_path / "neuropatch" / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     (tmp_path / "neuropatch/__init__.py").touch()
-    environment = {k: v for k, v in os.environ.items() if k != _ops.ENVIRONMENT_VARIABLE}
+    environment = {k: v for k, v in os.environ.items() if k != _backend.ENVIRONMENT_VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_EXTENSION, str(tmp_path)],
         capture_output=True,

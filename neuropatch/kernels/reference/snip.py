@@ -1,7 +1,4 @@
-"""The slow, obvious implementation of each operator: the definition that the kernels must meet.
-
-It runs on any device and in float64 as well, and serves wherever no compiled kernel does.
-"""
+"""References of the operators behind SNIP scores."""
 
 from __future__ import annotations
 
