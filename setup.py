@@ -2,16 +2,22 @@
 
 ``NEUROPATCH_BUILD`` decides about the extension: ``auto`` (the default) builds it where a C++
 compiler works and otherwise installs pure Python with a notice, ``1`` makes a failure an error,
-``0`` leaves it out. The metadata is in ``pyproject.toml``.
+``0`` leaves it out. ``NEUROPATCH_CUDA`` decides likewise about CUDA kernels in the extension:
+``auto`` builds them where nvcc works (``CUDA_HOME``, or nvcc on PATH), whatever build of torch is
+there and whether or not the machine has a GPU; ``TORCH_CUDA_ARCH_LIST`` says for which
+architectures. The metadata is in ``pyproject.toml``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import SubprocessError
 
@@ -36,6 +42,12 @@ PY_LIMITED_API_HEX = "0x030A0000"
 TORCH_TARGET_VERSION = "0x020d000000000000"
 MINIMUM_TORCH = (2, 13)
 
+# The kernels need asynchronous copies and tensor cores for bfloat16: Ampere or newer.
+MINIMUM_CUDA_ARCHITECTURE = (8, 0)
+DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
+# Kept between builds wherever those put their temporary files; nvcc is slow.
+CUDA_OBJECTS = ROOT / "build/cuda"
+
 
 def notice(message: str) -> None:
     """Writes a line to stderr; pip shows it with ``-v``, and with any failure."""
@@ -44,16 +56,24 @@ def notice(message: str) -> None:
 
 def without_extension(reason: str) -> None:
     """Says that the package is installed as pure Python, or stops where that is not allowed."""
-    if BUILD == "1":
-        sys.exit(f"neuropatch: {reason}, and NEUROPATCH_BUILD=1 asks for the compiled extension")
+    for variable, mode in (("NEUROPATCH_BUILD", BUILD), ("NEUROPATCH_CUDA", CUDA)):
+        if mode == "1":
+            sys.exit(f"neuropatch: {reason}, and {variable}=1 asks for the compiled extension")
     notice(f"{reason}; installing pure Python, which is slower and gives the same results")
 
 
-def build_mode() -> str:
-    """Reads ``NEUROPATCH_BUILD``."""
-    mode = os.environ.get("NEUROPATCH_BUILD") or "auto"
+def without_cuda(reason: str) -> None:
+    """Says that the extension is built without CUDA kernels, or stops where that is not allowed."""
+    if CUDA == "1":
+        sys.exit(f"neuropatch: {reason}, and NEUROPATCH_CUDA=1 asks for CUDA kernels")
+    notice(f"{reason}; building without CUDA kernels")
+
+
+def build_mode(variable: str) -> str:
+    """Reads ``NEUROPATCH_BUILD`` or ``NEUROPATCH_CUDA``."""
+    mode = os.environ.get(variable) or "auto"
     if mode not in {"auto", "0", "1"}:
-        sys.exit(f"neuropatch: NEUROPATCH_BUILD={mode} is none of auto, 0, 1")
+        sys.exit(f"neuropatch: {variable}={mode} is none of auto, 0, 1")
     return mode
 
 
@@ -63,9 +83,153 @@ def find_compiler() -> str | None:
     return shutil.which(shlex.split(command)[0])
 
 
+def find_nvcc() -> str | None:
+    """The CUDA compiler, or None where there is none."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return shutil.which("nvcc", path=str(Path(home, "bin")) if home else None)
+
+
+def cuda_targets() -> list[str]:
+    """Machine code (``sm_80``) and portable code (``compute_90``) to build for.
+
+    Raises:
+        ValueError: ``TORCH_CUDA_ARCH_LIST`` cannot be read, or names nothing new enough.
+    """
+    entries = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").replace(",", " ").split()
+    targets = []
+    for entry in entries or DEFAULT_CUDA_ARCHITECTURES.split(";"):
+        match = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", entry)
+        if match is None:
+            raise ValueError(
+                f"TORCH_CUDA_ARCH_LIST names {entry}, which is not like 8.0 or 9.0+PTX"
+            )
+        major, minor, suffix, portable = match.groups()
+        if (int(major), int(minor)) < MINIMUM_CUDA_ARCHITECTURE:
+            notice(f"TORCH_CUDA_ARCH_LIST names {entry}; the CUDA kernels need 8.0 or newer")
+            continue
+        targets.append(f"sm_{major}{minor}{suffix}")
+        if portable:
+            targets.append(f"compute_{major}{minor}{suffix}")
+    if not targets:
+        raise ValueError("TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or newer")
+    return targets
+
+
+def cuda_version(nvcc: str) -> tuple[int, int]:
+    """The version of nvcc.
+
+    Raises:
+        SubprocessError: It does not run.
+        OSError: It could not be started.
+    """
+    command = [nvcc, "--version"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    match = re.search(r"release (\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def cuda_command(nvcc: str, targets: list[str]) -> list[str]:
+    """The call of nvcc with its options, without source and output."""
+    codes = [
+        option
+        for target in targets
+        for option in ("-gencode", f"arch={target.replace('sm', 'compute')},code={target}")
+    ]
+    compression = ["--compress-mode=size"] if cuda_version(nvcc) >= (12, 8) else []
+    host = ["-ccbin", shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else []
+    return [
+        *(nvcc, *host, *codes, *compression),
+        *("-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden"),
+        # The extension reports what it was built for; a slash needs no quoting anywhere.
+        f"-DNEUROPATCH_CUDA_TARGETS={'/'.join(targets)}",
+    ]
+
+
+def compile_cuda(command: list[str], sources: list[Path], headers: list[Path]) -> list[Path]:
+    """Compiles each source that has changed since its object was written, two at a time.
+
+    Raises:
+        SubprocessError: nvcc refused a source; its output is on stderr.
+        OSError: nvcc could not be started.
+    """
+    CUDA_OBJECTS.mkdir(parents=True, exist_ok=True)
+    newest_header = max(path.stat().st_mtime for path in headers)
+    objects, stale = [], []
+    for source in sources:
+        target = CUDA_OBJECTS / f"{source.stem}.o"
+        # The command is kept beside the object: other options make it stale as well.
+        record = target.with_suffix(".command")
+        full = [*command, "-c", str(source), "-o", str(target)]
+        newest = max(newest_header, source.stat().st_mtime)
+        kept = record.is_file() and target.is_file() and record.read_text() == shlex.join(full)
+        if not kept or target.stat().st_mtime < newest:
+            stale.append((full, record))
+        objects.append(target)
+    if stale:
+        notice(f"nvcc compiles {len(stale)} of {len(objects)} CUDA sources")
+
+    def compile_one(job: tuple[list[str], Path]) -> None:
+        full, record = job
+        record.unlink(missing_ok=True)
+        subprocess.run(full, check=True)
+        record.write_text(shlex.join(full))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(compile_one, stale))
+    return objects
+
+
+def cuda_library_dirs(nvcc: str, source: Path) -> list[str]:
+    """Where nvcc would look for the CUDA runtime, stubs left out."""
+    done = subprocess.run(
+        [nvcc, "-dryrun", "-c", str(source)], check=True, capture_output=True, text=True
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("#$ LIBRARIES=")]
+    found = re.findall(r'-L([^"]+)', lines[0]) if lines else []
+    return [path for path in found if not path.endswith("stubs")]
+
+
+def add_cuda(extension: Extension) -> None:
+    """Compiles the CUDA kernels and adds them to the extension, as ``NEUROPATCH_CUDA`` allows."""
+    folder = ROOT / "csrc/cuda"
+    if CUDA == "0":
+        notice("NEUROPATCH_CUDA=0: building without CUDA kernels")
+        return
+    if sys.platform != "linux":
+        without_cuda("CUDA kernels are built on Linux only")
+        return
+    nvcc = find_nvcc()
+    if nvcc is None:
+        without_cuda("no nvcc was found (CUDA_HOME, or nvcc on PATH)")
+        return
+    try:
+        targets = cuda_targets()
+    except ValueError as error:
+        without_cuda(str(error))
+        return
+    sources = sorted(folder.glob("*.cu"))
+    try:
+        headers = sorted((*folder.glob("*.h"), *folder.glob("*.cuh")))
+        objects = compile_cuda(cuda_command(nvcc, targets), sources, headers)
+        library_dirs = cuda_library_dirs(nvcc, sources[0])
+    except (SubprocessError, OSError) as error:
+        notice(f"the CUDA kernels could not be built: {error}")
+        without_cuda(f"{nvcc} failed (its output is above)")
+        return
+    notice(f"CUDA kernels for {', '.join(targets)} by {nvcc}")
+    extension.sources += [str(path.relative_to(ROOT)) for path in sorted(folder.glob("*.cpp"))]
+    extension.define_macros.append(("WITH_CUDA", None))
+    extension.extra_objects += [str(path) for path in objects]
+    extension.library_dirs += library_dirs
+    # The CUDA runtime goes into the extension, so that it imports where no CUDA is installed.
+    extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+
+
 def extensions() -> list[Extension]:
     """The compiled extension, or nothing where it is unwanted or cannot be built."""
     version = torch.torch_version.TorchVersion(torch.__version__)
+    if BUILD == "0" and CUDA == "1":
+        sys.exit("neuropatch: NEUROPATCH_CUDA=1 needs what NEUROPATCH_BUILD=0 leaves out")
     if BUILD == "0":
         notice("NEUROPATCH_BUILD=0: installing pure Python without the compiled extension")
         return []
@@ -101,6 +265,8 @@ class BuildExtension(cpp_extension.BuildExtension):
     def run(self) -> None:
         """Builds, and falls back as ``NEUROPATCH_BUILD`` allows."""
         try:
+            for extension in self.extensions:
+                add_cuda(extension)
             super().run()
         # A compiler may fail in distutils, under ninja (RuntimeError), when torch asks for its
         # version, or when it is started.
@@ -122,7 +288,8 @@ class BdistWheel(bdist_wheel):
         super().run()
 
 
-BUILD = build_mode()
+BUILD = build_mode("NEUROPATCH_BUILD")
+CUDA = build_mode("NEUROPATCH_CUDA")
 EXTENSIONS = extensions()
 
 setup(

@@ -34,8 +34,15 @@ def _lines(document: dict[str, Any]) -> list[str]:
         ("memory", document["memory"]),
         *(("device", device) for device in document["devices"]),
         *(("kernel", f"{k['op']} {k['backend']}: {k['reason']}") for k in document["kernels"]),
+        ("CUDA kernels", _cuda_kernels(document["cuda_kernels"])),
         ("Hub", hub["endpoint"] + (" (offline mode)" if hub["offline"] else "")),
         ("Hub token", f"present, from {hub['token']}" if hub["token"] else "none"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _cuda_kernels(kernels: dict[str, Any]) -> str:
+    if not kernels["targets"]:
+        return f"none: {kernels['reason']}"
+    return f"{', '.join(kernels['ops'])} for {', '.join(kernels['targets'])}: {kernels['reason']}"

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 
 from neuropatch.attribution.memory import available_memory, format_size
-from neuropatch.kernels import backends
+from neuropatch.kernels import backends, cuda_kernels
 from neuropatch.provenance import library_versions
 
 
@@ -26,6 +26,7 @@ def diagnose() -> dict[str, Any]:
         "memory": f"{format_size(available_memory())} available",
         "devices": _devices(),
         "kernels": [asdict(backend) for backend in backends()],
+        "cuda_kernels": asdict(cuda_kernels()),
         "hub": {
             "endpoint": constants.ENDPOINT,
             "offline": bool(constants.HF_HUB_OFFLINE),

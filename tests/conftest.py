@@ -78,6 +78,13 @@ _TINY = {
 }
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        help="cpu or cuda: where tests of operators run (default: everywhere that torch finds)",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_sources(tmp_path_factory):
     """Processes that tests start must import the installed package, not the folder of this name."""

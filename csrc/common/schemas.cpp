@@ -1,4 +1,4 @@
-// The one place that declares the operators of neuropatch. Each device folder (cpu/, later cuda/)
+// The one place that declares the operators of neuropatch. Each device folder (cpu/, cuda/)
 // registers its implementation for these schemas; the modules of neuropatch/kernels repeat the text
 // for installations without this extension, and a test holds the two together.
 
@@ -30,4 +30,8 @@ STABLE_TORCH_LIBRARY(neuropatch, m) {
   m.def("cpu_capability() -> str");
   m.def("cpu_capabilities() -> str[]");
   m.def("set_cpu_capability(str name) -> ()");
+
+  // What the CUDA kernels were built for: machine code ("sm_80") and portable code ("compute_90").
+  // Empty without CUDA kernels.
+  m.def("cuda_targets() -> str[]");
 }

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from neuropatch.kernels._backend import KernelBackend
-from neuropatch.kernels._registry import backends
+from neuropatch.kernels._backend import CudaKernels, KernelBackend
+from neuropatch.kernels._registry import backends, cuda_kernels
 from neuropatch.kernels.linear import SparseEdits, add_sparse_linear, masked_linear
 from neuropatch.kernels.mlp import gated_mlp, masked_units, plain_mlp
 from neuropatch.kernels.norms import snip_column_norms
@@ -16,10 +16,12 @@ from neuropatch.kernels.snip_at import snip_accumulate_at_
 from neuropatch.kernels.topk import product_topk
 
 __all__ = [
+    "CudaKernels",
     "KernelBackend",
     "SparseEdits",
     "add_sparse_linear",
     "backends",
+    "cuda_kernels",
     "gated_mlp",
     "masked_linear",
     "masked_units",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,22 @@ class KernelBackend:
 
     op: str
     backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CudaKernels:
+    """The CUDA kernels of an installation, whether or not the machine has a GPU.
+
+    Attributes:
+        ops: Names of the operators that have one.
+        targets: What they were built for: machine code (``sm_80``) and portable code
+            (``compute_90``).
+        reason: Where they come from, or why there are none, as a clause that can follow a colon.
+    """
+
+    ops: tuple[str, ...]
+    targets: tuple[str, ...]
     reason: str
 
 
@@ -111,6 +128,41 @@ def compiled(op: str, device: torch.device) -> bool:
     """
     if select_backend(op).backend == "reference":
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"neuropatch::{op}", {"cpu": "CPU", "cuda": "CUDA"}.get(device.type, "Undefined")
-    )
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return has_cuda_kernel(op) and runs_on(cuda_targets(), capability)
+    return device.type == "cpu" and _has_kernel(op, "CPU")
+
+
+def has_cuda_kernel(op: str) -> bool:
+    """Whether the compiled extension has a CUDA kernel of an operator."""
+    return not MISSING and _has_kernel(op, "CUDA")
+
+
+def _has_kernel(op: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"neuropatch::{op}", key)
+
+
+def cuda_targets() -> tuple[str, ...]:
+    """What the CUDA kernels were built for, such as ``("sm_80", "sm_90", "compute_90")``."""
+    return () if MISSING else tuple(torch.ops.neuropatch.cuda_targets())
+
+
+def runs_on(targets: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether kernels built for some targets run on a GPU of a compute capability.
+
+    Machine code (``sm_XY``) runs on GPUs of its major version that are not older; portable code
+    (``compute_XY``) runs on all that are not older. A suffix, as in ``sm_90a``, ties either to
+    exactly that version.
+    """
+    for target in targets:
+        kind, _, version = target.partition("_")
+        digits = version.rstrip("a")
+        built = (int(digits[:-1]), int(digits[-1]))
+        if digits != version:
+            fits = built == capability
+        else:
+            fits = built <= capability and (kind == "compute" or built[0] == capability[0])
+        if fits:
+            return True
+    return False

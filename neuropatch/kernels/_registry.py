@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from neuropatch.kernels._backend import MISSING, KernelBackend, select_backend
+from neuropatch.kernels._backend import (
+    MISSING,
+    CudaKernels,
+    KernelBackend,
+    cuda_targets,
+    has_cuda_kernel,
+    select_backend,
+)
 
 _LIBRARY = torch.library.Library("neuropatch", "DEF" if MISSING else "FRAGMENT")
 
@@ -81,3 +88,21 @@ def backends() -> tuple[KernelBackend, ...]:
         UsageError: ``NEUROPATCH_KERNELS`` asks for something that is not available here.
     """
     return tuple(select_backend(op) for op in OPERATORS)
+
+
+def cuda_kernels() -> CudaKernels:
+    """The CUDA kernels in the compiled extension, and for which GPUs they were built.
+
+    Other operators, and GPUs that no target serves, take the reference implementation.
+    """
+    targets = cuda_targets()
+    if MISSING:
+        reason = MISSING
+    elif targets:
+        reason = "built into the compiled extension"
+    else:
+        reason = (
+            "the compiled extension was built without them; reinstalling with nvcc on PATH (or "
+            "CUDA_HOME) and NEUROPATCH_CUDA=1 builds them or says why they cannot be built"
+        )
+    return CudaKernels(tuple(op for op in OPERATORS if has_cuda_kernel(op)), targets, reason)

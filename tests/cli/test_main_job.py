@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -164,7 +165,9 @@ def test_doctor(cli, monkeypatch):
     assert document["hub"]["token"] == "HF_TOKEN"
     assert {"python", "torch", "neuropatch"} <= document["versions"].keys()
     assert [kernel["op"] for kernel in document["kernels"]]
+    assert document["cuda_kernels"]["reason"]
     text = cli("doctor")
     assert text.code == 0
+    assert re.search(r"CUDA kernels +(none|.*snip_accumulate_)", text.out)
     assert "Invented" not in text.out + text.err + json.dumps(document)
     assert cli("doctor", "-q").out.count("\n") == 1

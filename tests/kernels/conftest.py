@@ -27,6 +27,16 @@ def _instruction_sets():
     return [c for c in _backend.available_choices() if c not in ("auto", "reference", "amx")]
 
 
+def pytest_generate_tests(metafunc):
+    """``device``: the one that ``--device`` names, or every one that torch finds."""
+    chosen = metafunc.config.getoption("--device", default=None)
+    found = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if chosen not in (None, *found):
+        raise pytest.UsageError(f"--device {chosen}: torch finds {' and '.join(found)} only")
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", [chosen] if chosen else found)
+
+
 @pytest.fixture(params=["reference", *_instruction_sets()])
 def path(request, monkeypatch):
     """Every implementation that this machine can run, one after another."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neuropatch.errors import UsageError
-from neuropatch.kernels import KernelBackend, _backend, backends, snip_accumulate_
+from neuropatch.kernels import KernelBackend, _backend, backends, cuda_kernels, snip_accumulate_
 from neuropatch.kernels._registry import OPERATORS
 
 
@@ -83,6 +83,32 @@ def test_schemas_match_the_source():
     assert sorted(with_tensors) == sorted(operator.schema for operator in OPERATORS.values())
 
 
+def test_cuda_kernels_are_reported():
+    kernels = cuda_kernels()
+    assert set(kernels.ops) <= set(OPERATORS)
+    assert bool(kernels.ops) == bool(kernels.targets)
+    expected = "built into" if kernels.targets else "extension (was built without|is missing)"
+    assert re.search(expected, kernels.reason)
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "fits"),
+    [
+        (["sm_80"], (8, 0), True),
+        (["sm_80"], (8, 9), True),
+        (["sm_86"], (8, 0), False),
+        (["sm_80"], (9, 0), False),
+        (["sm_80", "sm_90", "compute_90"], (7, 5), False),
+        (["sm_80", "sm_90", "compute_90"], (12, 0), True),
+        (["sm_90a"], (9, 0), True),
+        (["compute_90a"], (10, 0), False),
+        ([], (9, 0), False),
+    ],
+)
+def test_which_gpus_are_served(targets, capability, fits):
+    assert _backend.runs_on(targets, capability) is fits
+
+
 def test_a_missing_extension_is_explained(tmp_path):
     reason = _backend.load_extension(tmp_path / "_C.abi3.so")
     assert "is missing" in reason
@@ -103,8 +129,9 @@ package = pathlib.Path(sys.argv[1])
 sys.path.insert(0, str(package))
 import torch
 from neuropatch.errors import UsageError
-from neuropatch.kernels import backends, snip_accumulate_
+from neuropatch.kernels import backends, cuda_kernels, snip_accumulate_
 assert backends()[0].backend == "reference", backends()
+assert not cuda_kernels().targets and "is missing" in cuda_kernels().reason
 assert "is missing" in backends()[0].reason
 score = torch.zeros(2, 3)
 arguments = (score, torch.ones(5, 2), -torch.ones(5, 3), torch.tensor([0, 2, 5]))
