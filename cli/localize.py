@@ -80,6 +80,7 @@ def localize(
     device: options.Device = "auto",
     max_length: options.MaxLength = None,
     batch_tokens: options.BatchTokens = 1024,
+    memory: options.MemoryMode = "auto",
     max_memory: options.MaxMemory = None,
     resume: Annotated[
         bool,
@@ -120,6 +121,7 @@ def localize(
     limits = Limits(
         batch_tokens=batch_tokens,
         memory=None if max_memory is None else parse_size(max_memory),
+        mode=memory,
         resume=state,
     )
     try:

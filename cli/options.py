@@ -47,6 +47,15 @@ MaxMemory = Annotated[
         help="Memory the run may take, such as 8GB; what is free if not given.", metavar="SIZE"
     ),
 ]
+MemoryMode = Annotated[
+    str,
+    typer.Option(
+        "--memory",
+        help="How scores are kept: all at once (full), a few layers at a time (windows), or bounds "
+        "and a few exact scores that prove the same result (certified).",
+        metavar="auto|full|windows|certified",
+    ),
+]
 PromptColumn = Annotated[
     str | None, typer.Option(help="Column of the prompts; guessed if not given.", metavar="NAME")
 ]

@@ -6,6 +6,13 @@
 
 STABLE_TORCH_LIBRARY(neuropatch, m) {
   m.def("snip_accumulate_(Tensor(a!) score, Tensor grad, Tensor input, Tensor offsets) -> ()");
+  m.def(
+      "snip_accumulate_at_(Tensor(a!) score, Tensor grad, Tensor input, Tensor offsets, "
+      "Tensor rows, Tensor columns) -> ()");
+  m.def("snip_column_norms(Tensor values, Tensor offsets, Tensor? weights=None) -> Tensor");
+  m.def(
+      "product_topk(Tensor weight, Tensor score, float divisor, int k, float floor) -> "
+      "(Tensor values, Tensor indices)");
 
   m.def(
       "masked_units(Tensor preactivation, Tensor? up, Tensor mask, str activation, "

@@ -70,7 +70,9 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global) {
 }
 
 // Closes the group of the copies that the thread has started since the last one.
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 // Waits until at most kPending of the thread's latest groups are unfinished. Other threads see the
 // copies after a barrier.

@@ -3,9 +3,9 @@
 //
 // One line in a source file binds a launcher:
 //     NP_BIND("tile_sum", toy::tile_sum);
-// Pointers to element types become arrays (const ones are only read), numbers and enumerations become
-// scalars, and a stream is filled in. A launcher that takes a struct is bound through a lambda
-// without captures: NP_BIND("name", +[](float* out, int rows) { ... }).
+// Pointers to element types become arrays (const ones are only read), numbers and enumerations
+// become scalars, and a stream is filled in. A launcher that takes a struct is bound through a
+// lambda without captures: NP_BIND("name", +[](float* out, int rows) { ... }).
 
 #pragma once
 
@@ -91,5 +91,6 @@ bool bind(const char* name, Result (*function)(Parameters...)) {
 
 #define NP_BIND_JOIN(a, b) a##b
 #define NP_BIND_NAME(counter) NP_BIND_JOIN(np_bound_, counter)
-#define NP_BIND(name, ...) \
-  [[maybe_unused]] static const bool NP_BIND_NAME(__COUNTER__) = np::emulation::bind(name, __VA_ARGS__)
+#define NP_BIND(name, ...)                                       \
+  [[maybe_unused]] static const bool NP_BIND_NAME(__COUNTER__) = \
+      np::emulation::bind(name, __VA_ARGS__)

@@ -1,8 +1,8 @@
 // The threads of one block, and the scheduler that runs them.
 //
-// A thread runs until it has to wait or ends; then it picks the next one that can run and goes there
-// itself. When nobody can run, control returns to run(), which sees whether all have ended or some
-// wait for threads that will never come.
+// A thread runs until it has to wait or ends; then it picks the next one that can run and goes
+// there itself. When none can run, control returns to run(), which sees whether all have ended or
+// some wait for threads that will never come.
 
 #pragma once
 

@@ -1,8 +1,8 @@
 // A program that runs one kernel, so that sanitizers watch nothing but the kernel:
 //     driver NAME THREADS BLOCKS SEED ARGUMENT...
-// The orders of threads and blocks are 0 (ascending), 1 (descending) or 2 (shuffled). An argument is
-// "null", a number, or the name of a file that holds an array; arrays that the kernel can write are
-// written back. Each array has its own allocation of exactly its size.
+// The orders of threads and blocks are 0 (ascending), 1 (descending) or 2 (shuffled). An argument
+// is "null", a number, or the name of a file that holds an array; arrays that the kernel can write
+// are written back. Each array has its own allocation of exactly its size.
 
 #include <cstdio>
 #include <cstdlib>

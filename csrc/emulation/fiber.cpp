@@ -42,7 +42,7 @@ constexpr std::size_t kKeptStacks = 1024;
 
 std::vector<void*> kept_stacks;
 
-// The lowest page is no memory, so that an overflow ends the program instead of harming a neighbour.
+// The lowest page is no memory: an overflow ends the program instead of harming a neighbour.
 void* take_stack() {
   if (!kept_stacks.empty()) {
     void* stack = kept_stacks.back();

@@ -1,7 +1,7 @@
 // Fibers: several stacks that one operating system thread runs in turn.
 //
-// NP_EMULATION_TSAN and NP_EMULATION_ASAN say that the program runs under that sanitizer, which then
-// has to know about the switches.
+// NP_EMULATION_TSAN and NP_EMULATION_ASAN say that the program runs under that sanitizer, which
+// then has to know about the switches.
 
 #pragma once
 

@@ -1,3 +1,5 @@
+// Compiled into each library and program, beside its kernels.
+
 #include "library.h"
 
 namespace np::emulation {

@@ -4,11 +4,15 @@
 
 #include <link.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <random>
 #include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -22,10 +26,11 @@ constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kMaxSharedBytes = 227 * 1024;
 
 #ifdef NP_EMULATION_TSAN
-// Blocks are dealt to several groups, which run after one another. Each has its own operating system
-// thread (thus its own __shared__ variables) and its own fibers, and nothing orders its accesses to
-// memory before another group's: a race between blocks of different groups is seen. All groups live
-// until the launch ends, because ThreadSanitizer forgets what a fiber has done when it is gone.
+// Blocks are dealt to several groups, which run one after another. Each has its own operating
+// system thread, thus its own __shared__ variables, and its own fibers, and nothing orders its
+// accesses to memory before another group's: races between blocks of different groups are seen. All
+// groups live until the launch ends, because ThreadSanitizer forgets what a fiber has done when it
+// is gone.
 constexpr unsigned kGroups = 4;
 #else
 constexpr unsigned kGroups = 1;
@@ -37,7 +42,8 @@ thread_local volatile char shared_marker;
 
 struct Memory {
   void* start = nullptr;
-  std::size_t bytes = 0;};
+  std::size_t bytes = 0;
+};
 
 // The library's thread-local memory in the calling operating system thread.
 Memory static_shared() {

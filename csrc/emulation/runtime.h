@@ -1,9 +1,10 @@
 // CUDA's execution model on one CPU core: what the kernels' side of the emulation needs.
 //
 // The threads of a block are fibers that a scheduler runs one at a time; a thread runs until it has
-// to wait for others (a barrier, a shuffle, a matrix instruction) or ends. The order in which waiting
-// threads go on, and the order of blocks, can be chosen, so that a result that depends on luck
-// changes. The scheduler is strict: what CUDA leaves undefined is an Error that names the place.
+// to wait for others (a barrier, a shuffle, a matrix instruction) or ends. The order in which
+// waiting threads go on, and the order of blocks, can be chosen, so that a result that depends on
+// luck changes. The scheduler is strict: what CUDA leaves undefined is an Error that names the
+// place.
 //
 // Not modelled: the rounding inside tensor cores, bank conflicts, memory ordering between blocks,
 // inline PTX, and instructions of later architectures such as wgmma and TMA.

@@ -6,9 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import sample_losses
 from neuropatch.models.modules import ParameterSlot, resolve_layer, resolve_parameters
 from neuropatch.progress import Progress, Silent
-from neuropatch.storage.dtypes import Array
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -37,6 +36,18 @@ class Wanted:
 
     samples: Sequence[Sample]
     amount: float
+
+
+class Recorder(Protocol):
+    """What a run feeds with batches, and what is saved of it."""
+
+    samples: int
+
+    def recording(self, batch: Batch) -> AbstractContextManager[None]:
+        """Take in the forward and backward pass of one batch inside the block."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What to save."""
 
 
 class TopWeightsRun:
@@ -68,13 +79,15 @@ class TopWeightsRun:
         self._model = model
         self._layout = layout
         self._wanted = wanted
+        self._scope = scope
         self._plan = plan
         self._state = state
         self._progress = progress or Silent()
         self._batch_tokens = batch_tokens
-        matrices = [matrix for window in plan.windows for matrix in window]
+        self._matrices = [matrix for window in plan.windows for matrix in window]
         self.selectors = {
-            name: TopSelector(layout, matrices, scope, one.amount) for name, one in wanted.items()
+            name: TopSelector(layout, self._matrices, scope, one.amount)
+            for name, one in wanted.items()
         }
         self._saved_at = time.monotonic()
 
@@ -88,58 +101,87 @@ class TopWeightsRun:
             OutputError: If the saved state belongs to another run.
         """
         start = Position()
-        sums: dict[str, Array] = {}
+        saved: dict[str, torch.Tensor] = {}
         if self._state is not None:
-            start, sums = self._state.load(self.selectors)
-        passes = [
-            (dataset, window)
-            for dataset in range(len(self._wanted))
-            for window in range(len(self._plan.windows))
-        ]
+            start, arrays = self._state.load(self.selectors)
+            saved = to_sums(arrays)
         with _frozen(self._model):
-            for dataset, window in passes:
-                if (dataset, window) < (start.dataset, start.window):
-                    continue
-                here = (dataset, window) == (start.dataset, start.window)
-                position = start if here else Position(dataset, window)
-                self._score_window(position, to_sums(sums) if here else {})
+            for dataset in range(start.dataset, len(self._wanted)):
+                here = dataset == start.dataset
+                self._score_dataset(start if here else Position(dataset), saved if here else {})
         return {name: selector.result() for name, selector in self.selectors.items()}
 
+    def _name(self, position: Position) -> str:
+        return list(self._wanted)[position.dataset]
+
+    def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
+        return list(batches(samples, batch_tokens=self._batch_tokens))
+
+    def _score_dataset(self, start: Position, saved: dict[str, torch.Tensor]) -> None:
+        """Fill one data set's selector, from a position on."""
+        for window in range(start.window, len(self._plan.windows)):
+            here = window == start.window
+            position = start if here else Position(start.dataset, window)
+            self._score_window(position, saved if here else {})
+
     def _score_window(self, position: Position, sums: dict[str, torch.Tensor]) -> None:
-        name = list(self._wanted)[position.dataset]
+        name = self._name(position)
         matrices = self._plan.windows[position.window]
         slots = resolve_parameters(self._model, self._layout, list(matrices))
         accumulator = GradientAccumulator(self._model, slots)
         if sums:
             accumulator.load(sums, position.samples)
-        todo = list(batches(self._wanted[name].samples, batch_tokens=self._batch_tokens))
         label = name
         if len(self._plan.windows) > 1:
             label += f", layers {position.window + 1}/{len(self._plan.windows)}"
-        self._progress.start(label, len(self._wanted[name].samples))
+        self._pass(accumulator, self._batches(self._wanted[name].samples), slots, position, label)
+        for matrix in matrices:
+            self.selectors[name].add(matrix, *accumulator.factors(matrix))
+
+    def _pass(
+        self,
+        recorder: Recorder,
+        todo: Sequence[Batch],
+        slots: Sequence[ParameterSlot],
+        position: Position,
+        label: str,
+        *,
+        done: Callable[[], bool] = lambda: False,
+        pilot: bool = False,
+    ) -> None:
+        """Run batches from a position on, until there are no more or ``done`` says so.
+
+        What is saved of a pilot is where it began.
+        """
+        self._progress.start(label, sum(len(batch.lengths) for batch in todo))
         self._progress.advance(position.samples)
-        for done, batch in enumerate(todo[position.batches :], start=position.batches + 1):
+        for number, batch in enumerate(todo[position.batches :], start=position.batches + 1):
+            if done():
+                break
             with _whole() as interrupted:
-                self._score_batch(accumulator, batch, slots, matrices[0])
+                self._score_batch(recorder, batch, slots, slots[0].matrix)
                 if resident_memory() > self._plan.total:
                     release_free_memory()
                 self._progress.advance(len(batch.lengths))
                 late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
                 if self._state is not None and (late or interrupted()):
-                    self._save(self._state, position, done, accumulator)
-        for matrix in matrices:
-            self.selectors[name].add(matrix, accumulator.score(matrix))
+                    now = replace(position, batches=number, samples=recorder.samples)
+                    if pilot:
+                        self._state.save(position, self.selectors, {})
+                    else:
+                        self._state.save(now, self.selectors, recorder.state())
+                    self._saved_at = time.monotonic()
 
     def _score_batch(
         self,
-        accumulator: GradientAccumulator,
+        recorder: Recorder,
         batch: Batch,
         slots: Sequence[ParameterSlot],
         first: MatrixId,
     ) -> None:
         batch = batch.to(slots[0].parameter.device)
         lowest = resolve_layer(self._model, self._layout, first.block)
-        with _gradients_from(lowest), accumulator.recording(batch):
+        with _gradients_from(lowest), recorder.recording(batch):
             losses = sample_losses(self._model, batch)
             bad = batch.rows[~torch.isfinite(losses)].tolist()
             if bad:
@@ -148,13 +190,6 @@ class TopWeightsRun:
                     hint="the model overflows in this dtype; use --dtype float32",
                 )
             losses.sum().backward()
-
-    def _save(
-        self, state: RunState, position: Position, done: int, accumulator: GradientAccumulator
-    ) -> None:
-        now = Position(position.dataset, position.window, done, accumulator.samples)
-        state.save(now, self.selectors, accumulator)
-        self._saved_at = time.monotonic()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuropatch.errors import ModelError, UsageError
+from neuropatch.kernels import product_topk
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
 
@@ -68,48 +69,104 @@ class TopSelector:
         layout: The model's layout.
         matrices: All matrices that will come, in the order in which they will come.
         scope: One of :data:`SCOPES`.
-        amount: Fraction of each group's weights, or a count for each group.
+        amount: Fraction of each group's weights, or a count for each group; or a function that
+            takes the size of a group and returns a count.
+
+    Attributes:
+        matrices: The matrices, in canonical order.
+        counts: How many weights are taken of each group.
     """
 
     def __init__(
-        self, layout: Layout, matrices: Sequence[MatrixId], scope: str, amount: float
+        self,
+        layout: Layout,
+        matrices: Sequence[MatrixId],
+        scope: str,
+        amount: float | Callable[[int], int],
     ) -> None:
-        self._matrices = list(matrices)
-        self._order = {matrix: i for i, matrix in enumerate(self._matrices)}
+        self.matrices = list(matrices)
+        self._order = {matrix: i for i, matrix in enumerate(self.matrices)}
         self._scope = scope
         sizes: dict[Hashable, int] = {}
-        for matrix in self._matrices:
-            group = self._group(matrix)
+        for matrix in self.matrices:
+            group = self.group(matrix)
             sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
-        self.counts = {group: amount_of(amount, size) for group, size in sizes.items()}
+        self.counts = {
+            group: amount(size) if callable(amount) else amount_of(amount, size)
+            for group, size in sizes.items()
+        }
         self._best: dict[Hashable, _Candidates] = {}
 
-    def _group(self, matrix: MatrixId) -> Hashable:
+    def group(self, matrix: MatrixId) -> Hashable:
+        """The group within which a matrix's weights are counted."""
         if self._scope == "matrix":
             return matrix
         return (matrix.stack, matrix.layer) if self._scope == "layer" else "model"
 
-    def add(self, matrix: MatrixId, score: torch.Tensor) -> None:
-        """See the scores ``[out, in]`` of one matrix.
+    def threshold(self, group: Hashable) -> float:
+        """The score that a weight to come must exceed: the lowest one taken, or 0."""
+        best = self._best.get(group)
+        k = self.counts[group]
+        return 0.0 if best is None or len(best.scores) < k else float(best.scores.min())
+
+    def add(
+        self,
+        matrix: MatrixId,
+        score: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        divisor: float = 1,
+        *,
+        first_row: int = 0,
+    ) -> None:
+        """See scores ``score * |weight| / divisor`` of a matrix, a product that is never stored.
+
+        Args:
+            matrix: The matrix.
+            score: ``[rows, in]``, float32 or float64.
+            weight: ``[rows, in]``, or None for ones.
+            divisor: Positive.
+            first_row: The row of the matrix where these begin; rows must come in order.
 
         Raises:
             ModelError: If a score is not finite.
         """
-        if not torch.isfinite(score).all():
-            raise ModelError(
-                f"scores of {matrix} are not finite",
-                hint="the model overflows in this dtype; use --dtype float32",
-            )
-        group = self._group(matrix)
+        group = self.group(matrix)
         k = self.counts[group]
-        if k == 0:
+        if weight is None:
+            weight = score.new_ones(()).expand_as(score)
+        # A group of which nothing is taken is looked at too: its scores must be finite.
+        floor = self.threshold(group) if k else 0.0
+        values, index = product_topk(weight, score, divisor, max(k, 1), floor)
+        _check_finite(matrix, values[:1])
+        found = index >= 0
+        index, order = index[found].sort()
+        self._keep(matrix, values[found][order], index + first_row * score.shape[1])
+
+    def add_some(self, matrix: MatrixId, score: torch.Tensor, index: torch.Tensor) -> None:
+        """See the scores ``[n]`` of some weights of a matrix.
+
+        Args:
+            matrix: The matrix.
+            score: ``[n]``.
+            index: Flat indices ``[n]``, ascending.
+
+        Raises:
+            ModelError: If a score is not finite.
+        """
+        _check_finite(matrix, score)
+        positive = score > 0
+        self._keep(matrix, score[positive], index[positive])
+
+    def _keep(self, matrix: MatrixId, score: torch.Tensor, index: torch.Tensor) -> None:
+        group = self.group(matrix)
+        k = self.counts[group]
+        if k == 0 or len(score) == 0:
             return
-        flat = score.reshape(-1)
-        index = top_indices(flat, k)
-        new = _Candidates(flat[index], torch.full_like(index, self._order[matrix]), index)
+        new = _Candidates(score, torch.full_like(index, self._order[matrix]), index)
         old = self._best.get(group)
         if old is not None:
             new = _joined(old, new)
+        if len(new.scores) > k:
             keep = top_indices(new.scores, k)
             new = _Candidates(new.scores[keep], new.matrix[keep], new.index[keep])
         self._best[group] = new
@@ -129,18 +186,30 @@ class TopSelector:
             rows = state["matrix"] == number
             score, *indices = (torch.from_numpy(state[k][rows]) for k in _COLUMNS)
             part = _Candidates(score, *(i.view(torch.int64) for i in indices))
-            group = self._group(self._matrices[number])
+            group = self.group(self.matrices[number])
             old = self._best.get(group)
             self._best[group] = part if old is None else _joined(old, part)
 
+    def taken(self) -> dict[MatrixId, tuple[torch.Tensor, torch.Tensor]]:
+        """Scores ``[n]`` and ascending flat indices ``[n]`` of the selected weights by matrix."""
+        found = {}
+        for best in self._best.values():
+            for number in best.matrix.unique().tolist():
+                mine = best.matrix == number
+                found[self.matrices[number]] = (best.scores[mine], best.index[mine])
+        return found
+
     def result(self) -> IndexSets:
         """The selected weights of every matrix."""
-        sets: IndexSets = {}
-        for best in self._best.values():
-            order, index = best.matrix.cpu().numpy(), best.index.cpu().numpy()
-            for number in np.unique(order):
-                sets[self._matrices[number]] = index[order == number]
-        return sets
+        return {matrix: index.cpu().numpy() for matrix, (_, index) in self.taken().items()}
+
+
+def _check_finite(matrix: MatrixId, scores: torch.Tensor) -> None:
+    if not torch.isfinite(scores).all():
+        raise ModelError(
+            f"scores of {matrix} are not finite",
+            hint="the model overflows in this dtype; use --dtype float32",
+        )
 
 
 def top_indices(scores: torch.Tensor, k: int) -> torch.Tensor:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuropatch.attribution.accumulator import GradientAccumulator
 from neuropatch.attribution.selection import TopSelector
 from neuropatch.errors import OutputError
 from neuropatch.storage.dtypes import Array
@@ -90,24 +89,31 @@ class RunState:
         self,
         position: Position,
         selectors: Mapping[str, TopSelector],
-        accumulator: GradientAccumulator | None,
+        sums: Mapping[str, torch.Tensor],
     ) -> None:
         """Write the state, replacing the one before only when it is complete."""
-        sums = {} if accumulator is None else accumulator.state()
-        tensors: dict[str, Array] = {f"sum.{n}": t.cpu().numpy() for n, t in sums.items()}
+        tensors = {f"sum.{name}": _unsigned(t.cpu().numpy()) for name, t in sums.items()}
         for name, selector in selectors.items():
             for column, array in selector.state().items():
-                # Indices are never negative, and the format of patches has no signed integers.
-                unsigned = array.view("u8") if array.dtype.kind == "i" else array
-                tensors[f"selected.{name}.{column}"] = unsigned
+                tensors[f"selected.{name}.{column}"] = _unsigned(array)
         document = {"fingerprint": self._fingerprint, "position": asdict(position)}
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(self._file, serialize_parts(tensors, {_KEY: json.dumps(document)}))
 
 
 def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-    """Saved sums as tensors."""
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    """Saved sums as tensors; wide unsigned integers were signed ones."""
+    return {name: torch.from_numpy(_signed(array)) for name, array in arrays.items()}
+
+
+def _unsigned(array: Array) -> Array:
+    """Indices are never negative, and the format of patches has no signed integers."""
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "i" else array
+
+
+def _signed(array: Array) -> Array:
+    wide = array.dtype.kind == "u" and array.itemsize > 1
+    return array.view(f"i{array.itemsize}") if wide else array
 
 
 def fingerprint_of_weights(model: nn.Module) -> str:

@@ -68,3 +68,23 @@ def check_offsets_values(
                 op,
                 f"{name} must not descend, but {name}[{i}] = {starts[i]} follows {starts[i - 1]}",
             )
+
+
+def check_score_dtypes(op: str, score: Tensor, grad: Tensor, input: Tensor) -> None:
+    """Checks the types of a score and of the activations that it sums.
+
+    Raises:
+        UsageError: They do not go together.
+    """
+    if grad.dtype != input.dtype:
+        fail(op, f"grad is {dtype_name(grad.dtype)} but input is {dtype_name(input.dtype)}")
+    if grad.dtype not in ACTIVATION_DTYPES:
+        fail(
+            op,
+            "grad and input must be float32, bfloat16, float16 or float64, not "
+            f"{dtype_name(grad.dtype)}",
+        )
+    if score.dtype not in SCORE_DTYPES:
+        fail(op, f"score must be float32 or float64, not {dtype_name(score.dtype)}")
+    if grad.dtype == torch.float64 and score.dtype != torch.float64:
+        fail(op, "float64 activations need a float64 score")

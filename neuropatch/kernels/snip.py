@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from neuropatch.kernels._arguments import (
-    ACTIVATION_DTYPES,
-    SCORE_DTYPES,
     check_offsets_metadata,
     check_offsets_values,
-    dtype_name,
+    check_score_dtypes,
     fail,
 )
 from neuropatch.kernels._backend import compiled
@@ -75,7 +73,7 @@ def _check_accumulate_metadata(score: Tensor, grad: Tensor, input: Tensor, offse
             f"score has shape {tuple(score.shape)} but grad and input need "
             f"({grad.shape[1]}, {input.shape[1]})",
         )
-    _check_dtypes(op, score, grad, input)
+    check_score_dtypes(op, score, grad, input)
     if not score.is_contiguous():
         fail(op, "score must be contiguous")
     check_offsets_metadata(op, offsets)
@@ -83,21 +81,6 @@ def _check_accumulate_metadata(score: Tensor, grad: Tensor, input: Tensor, offse
         fail(op, "score, grad and input must be on one device")
     if score.requires_grad:
         fail(op, "score must not require a gradient")
-
-
-def _check_dtypes(op: str, score: Tensor, grad: Tensor, input: Tensor) -> None:
-    if grad.dtype != input.dtype:
-        fail(op, f"grad is {dtype_name(grad.dtype)} but input is {dtype_name(input.dtype)}")
-    if grad.dtype not in ACTIVATION_DTYPES:
-        fail(
-            op,
-            "grad and input must be float32, bfloat16, float16 or float64, not "
-            f"{dtype_name(grad.dtype)}",
-        )
-    if score.dtype not in SCORE_DTYPES:
-        fail(op, f"score must be float32 or float64, not {dtype_name(score.dtype)}")
-    if grad.dtype == torch.float64 and score.dtype != torch.float64:
-        fail(op, "float64 activations need a float64 score")
 
 
 register(

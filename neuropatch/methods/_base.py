@@ -29,11 +29,13 @@ class Limits:
     Attributes:
         batch_tokens: Most tokens of a batch.
         memory: Bytes that the run may take, weights included; None for what the device has free.
+        mode: How scores are kept: ``auto``, ``full``, ``windows`` or ``certified``.
         resume: Folder that keeps the run's state, or None to keep none.
     """
 
     batch_tokens: int = 1024
     memory: int | None = None
+    mode: str = "auto"
     resume: Path | None = None
 
 

@@ -26,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from neuropatch.attribution.certified import obstacle
+from neuropatch.attribution.certified_run import CertifiedRun
 from neuropatch.attribution.memory import available_memory
 from neuropatch.attribution.plan import ScorePlan, plan_scores
 from neuropatch.attribution.run import TopWeightsRun, Wanted
@@ -93,11 +95,11 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
     matrices = layout.matrices(parse_target(config.target))
     wanted = {name: Wanted(corpus.samples, config.q) for name, corpus in inputs.datasets.items()}
     wanted[GENERAL] = Wanted(general.samples, config.p)
-    plan = _plan(inputs.model, layout, matrices, inputs.limits)
+    plan = _plan(inputs.model, layout, matrices, inputs.limits, _largest_share(layout, config))
     inputs.note(f"plan: {plan.sentence()}")
     corpora = [*inputs.datasets.values(), general]
     metadata = _metadata(inputs, layout, corpora, config)
-    run = TopWeightsRun(
+    run = (CertifiedRun if plan.candidates else TopWeightsRun)(
         inputs.model,
         layout,
         wanted,
@@ -108,6 +110,9 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
         progress=inputs.progress,
     )
     sets = run.run()
+    if isinstance(run, CertifiedRun):
+        for name, cost in run.costs.items():
+            inputs.note(f"{name}: {cost.sentence()}")
     protected = sets.pop(GENERAL)
     coupled = coupled_sets(sets, protected)
     statistics = _statistics(sets, protected, coupled)
@@ -142,26 +147,22 @@ def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
     Raises:
         SelectionError: If that holds for every group, so that nothing can be selected.
     """
-    sizes: dict[Any, int] = {}
-    for matrix in layout.matrices(parse_target(config.target)):
-        group = {"matrix": matrix, "layer": matrix[:2], "model": None}[config.scope]
-        sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
+    sizes = _group_sizes(layout, config)
     notes = []
     for option, amount in (("--q", config.q), ("--p", config.p)):
-        if amount >= max(sizes.values()):
+        if amount >= max(sizes):
             raise UsageError(
-                f"{option} {amount:g} takes all {max(sizes.values()):,} weights of a "
-                f"{config.scope}",
+                f"{option} {amount:g} takes all {max(sizes):,} weights of a {config.scope}",
                 hint="give a fraction between 0 and 1, or a smaller count",
             )
-        empty = sum(amount_of(amount, size) == 0 for size in sizes.values())
+        empty = sum(amount_of(amount, size) == 0 for size in sizes)
         if not empty:
             continue
         if empty == len(sizes) and option == "--q":
             raise SelectionError(
-                f"{option} {amount:g} selects no weight: of the {max(sizes.values()):,} weights "
+                f"{option} {amount:g} selects no weight: of the {max(sizes):,} weights "
                 f"of the largest {config.scope} that fraction is less than one",
-                hint=f"use {option} {math.ceil(1e8 / min(sizes.values())) / 1e8:.1e} or more, "
+                hint=f"use {option} {math.ceil(1e8 / min(sizes)) / 1e8:.1e} or more, "
                 f"a count such as {option} 10, or --scope model",
             )
         what = "takes no weight from" if option == "--q" else "protects no weight in"
@@ -185,7 +186,24 @@ def _check(
     return _empty_selections(layout, config)
 
 
-def _plan(model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Limits) -> ScorePlan:
+def _group_sizes(layout: Layout, config: SpinConfig) -> list[int]:
+    """Numbers of weights of the groups within which amounts are counted."""
+    sizes: dict[Any, int] = {}
+    for matrix in layout.matrices(parse_target(config.target)):
+        group = {"matrix": matrix, "layer": matrix[:2], "model": None}[config.scope]
+        sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
+    return list(sizes.values())
+
+
+def _largest_share(layout: Layout, config: SpinConfig) -> float:
+    """The largest share of a group's weights that is taken."""
+    sizes = _group_sizes(layout, config)
+    return max(amount_of(a, size) / size for size in sizes for a in (config.p, config.q))
+
+
+def _plan(
+    model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Limits, share: float
+) -> ScorePlan:
     parameters = list(model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters)
     budget = limits.memory
@@ -202,6 +220,9 @@ def _plan(model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Li
         batch_tokens=limits.batch_tokens,
         item_size=parameters[0].element_size(),
         budget=budget,
+        mode=limits.mode,
+        share=share,
+        obstacle=obstacle(parameters[0].dtype),
     )
 
 
@@ -233,6 +254,7 @@ def _state(inputs: Inputs, metadata: PatchMetadata, plan: ScorePlan) -> RunState
         return None
     run = {
         **metadata.to_json(),
+        "mode": plan.mode,
         "windows": [len(window) for window in plan.windows],
         "weights": fingerprint_of_weights(inputs.model),
     }

@@ -45,18 +45,24 @@ class ParameterSlot:
     slot: TensorSlot
 
     def weight(self) -> torch.Tensor:
-        """The matrix as ``[out, in]``: a view for whole tensors, gathered rows for fused ones."""
+        """The matrix as ``[out, in]``: a view, or gathered rows where a fused tensor mixes them."""
         return self.view_of(self.parameter.detach())
 
     def view_of(self, stored: torch.Tensor) -> torch.Tensor:
         """The matrix's share of any tensor that is laid out like the parameter, ``[out, in]``."""
         if self.slot.expert is not None:
             stored = stored[self.slot.expert]
-        matrix = stored.T if self.slot.transposed else stored
+        return self.rows_of(stored.T if self.slot.transposed else stored)
+
+    def rows_of(self, values: torch.Tensor) -> torch.Tensor:
+        """The matrix's rows of a tensor whose rows are those of the whole linear layer."""
         rows = self.slot.row_map
         if rows is None:
-            return matrix
-        return matrix[torch.from_numpy(rows.rows(np.arange(self.slot.shape[0])))]
+            return values
+        out = self.slot.shape[0]
+        if rows.size == out:
+            return values[rows.start : rows.start + out]
+        return values[torch.from_numpy(rows.rows(np.arange(out))).to(values.device)]
 
 
 def resolve_parameters(

@@ -106,3 +106,55 @@ def test_free_memory_goes_back_to_the_system():
     release_free_memory()
     assert before - resident_memory() > 50_000_000
     assert len(blocks) == 1000
+
+
+def test_the_certified_mode_is_chosen_where_windows_would_be(make_layout):
+    layout = make_layout("llama", num_hidden_layers=40, hidden_size=200, intermediate_size=900)
+    whole = plan(layout, 10**10, share=1e-6)
+    assert (whole.mode, whole.candidates) == ("full", 0)
+    found = plan(layout, whole.total - 1, share=1e-6)
+    assert found.mode == "certified"
+    assert len(found.windows) == 1
+    assert found.candidates > 0
+    assert found.total < whole.total
+    # Little beside the scores: bounds, and candidates.
+    assert found.scores < 0.04 * whole.scores
+    assert "because scores of all layers do not fit, and 2 windows of layers" in found.sentence()
+    # The more weights are taken, the less there is to gain.
+    assert plan(layout, whole.total - 1, share=0.01).mode == "windows"
+    assert plan(layout, whole.total - 1, share=1e-6, obstacle=UsageError("no")).mode == "windows"
+
+
+def test_the_certified_mode_is_the_last_resort_below_one_layer(make_layout):
+    layout = make_layout("llama", hidden_size=200, intermediate_size=900)
+    one_layer = plan(layout, 10**10).total - 3 * 200 * 900 * 4
+    found = plan(layout, one_layer - 1, share=1e-6)
+    assert found.mode == "certified"
+    assert "not even the scores of one layer fit" in found.sentence()
+    with pytest.raises(ResourceError, match="the certified mode needs about"):
+        plan(layout, one_layer - 3 * 200 * 900 * 4, share=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["full", "windows", "certified"])
+def test_a_mode_can_be_forced(make_layout, mode):
+    layout = make_layout("llama")
+    whole = plan(layout, 10**9)
+    if mode == "windows":
+        assert plan(layout, 10**9, mode=mode).mode == "windows"
+        assert len(plan(layout, 10**9, mode=mode).windows) == 2
+    else:
+        assert plan(layout, 10**9, mode=mode).mode == mode
+    if mode == "certified":
+        assert ", as asked;" in plan(layout, 10**9, mode=mode).sentence()
+    if mode == "full":
+        with pytest.raises(ResourceError, match="scores of all layers need about") as caught:
+            plan(layout, whole.total - 1, mode=mode)
+        assert "--memory auto" in caught.value.hint
+
+
+def test_modes_that_cannot_be_had_are_refused(make_layout):
+    layout = make_layout("llama")
+    with pytest.raises(UsageError, match="unknown --memory 'some'"):
+        plan(layout, 10**9, mode="some")
+    with pytest.raises(UsageError, match="float64"):
+        plan(layout, 10**9, mode="certified", obstacle=UsageError("float64"))

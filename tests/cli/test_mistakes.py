@@ -107,6 +107,7 @@ class TestOptions:
             (["--p", "1.5"], ["--p", "1.5"]),
             (["--q", "nan"], ["--q", "nan"]),
             (["--q", "1e-9"], ["--q 1e-09 selects no weight", "--scope model"]),
+            (["--memory", "certain"], ["'certain'", "certified"]),
             (["--max-memory", "12 lemons"], ["'12 lemons'", "8GB"]),
             (["--max-memory", "1kB"], ["1 kB", "--max-memory"]),
             (["--dataset", "privacy=other.csv"], ["two data sets are called 'privacy'"]),

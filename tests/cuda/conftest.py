@@ -12,9 +12,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def toolchain(pytestconfig):
+def toolchain(pytestconfig, tmp_path_factory):
     """Compiles; what has not changed since the last session comes from pytest's cache."""
-    return Toolchain(pytestconfig.cache.mkdir("cuda-emulation"))
+    if cache := getattr(pytestconfig, "cache", None):
+        return Toolchain(cache.mkdir("cuda-emulation"))
+    # pytest -p no:cacheprovider
+    return Toolchain(tmp_path_factory.mktemp("cuda-emulation"))
 
 
 @pytest.fixture(scope="session")

@@ -122,14 +122,19 @@ def test_shared_memory_starts_as_nan(toys):
 
 
 def test_order_of_blocks_and_threads(toys):
-    orders = toys.results("order", np.zeros(12, np.int32))
-    ascending, descending, *shuffled = (arrays[0].tolist() for arrays in orders)
-    assert ascending == list(range(12))
-    assert descending == list(range(12))[::-1]
-    assert all(sorted(order) == ascending for order in shuffled)
-    assert len({tuple(order) for order in (ascending, descending, *shuffled)}) == 4
+    def run():
+        results = toys.results("order", np.zeros((3, 12), np.int32))
+        return [arrays[0].tolist() for arrays in results]
+
+    ascending, descending, *shuffled = run()
+    assert ascending == [list(range(12))] * 3
+    assert descending == [list(range(12))[::-1]] * 3
+    for orders in shuffled:
+        assert [sorted(order) for order in orders] == ascending
+        assert len({tuple(order) for order in (*orders, *ascending, *descending)}) == 5
+    assert shuffled[0] != shuffled[1]
     # The same seed gives the same order.
-    assert toys.results("order", np.zeros(12, np.int32))[2][0].tolist() == shuffled[0]
+    assert run()[2:] == shuffled
 
 
 def test_grid_and_block_in_three_dimensions(toys):

@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 
+from neuropatch.attribution import certified
 from neuropatch.attribution import run as run_module
 from neuropatch.attribution.plan import plan_scores
 from neuropatch.attribution.reference import snip_scores
@@ -142,6 +143,26 @@ def test_windows_under_a_memory_limit_change_nothing(inputs):
     assert encode(windowed) == encode(whole)
 
 
+@pytest.mark.parametrize("scope", ["matrix", "layer", "model"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_certified_mode_writes_the_same_bytes(inputs, scope, dtype):
+    config = SpinConfig(p=0.1, q=0.3, scope=scope, target="all")
+    whole = encode(localize(inputs(dtype=dtype), config).patch)
+    notes = []
+    limits = Limits(mode="certified")
+    certified = localize(inputs(dtype=dtype, limits=limits, note=notes.append), config)
+    assert encode(certified.patch) == whole
+    assert "certified top weights" in notes[0]
+    assert "as asked" in notes[0]
+    assert [note.split(":")[0] for note in notes[1:]] == ["privacy", "fairness", "general"]
+    assert all("passes" in note and "second look" in note for note in notes[1:])
+
+
+def test_a_float64_model_has_no_certified_mode(inputs):
+    with pytest.raises(UsageError, match="--memory certified takes models in float32"):
+        localize(inputs(dtype="float64", limits=Limits(mode="certified")), SpinConfig(p=0.1, q=0.3))
+
+
 def _peak(given):
     layout = model_layout(given.model)
     weights = sum(p.numel() * p.element_size() for p in given.model.parameters())
@@ -187,6 +208,46 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(inputs, tmp_path, monkeypa
     done.clear()
     localize(inputs(limits=Limits(batch_tokens=30)), config)
     assert total == len(done), "no batch may be run twice or left out"
+
+
+@pytest.mark.parametrize("cut", range(1, 20, 3))
+def test_an_interrupted_certified_run_goes_on_to_the_same_bytes(inputs, tmp_path, monkeypatch, cut):
+    """Cut in the pilot, in the pass and in the second look of each data set."""
+    monkeypatch.setattr(certified, "FIRST_LEAST", 1)
+    monkeypatch.setattr(certified, "FIRST_PER_TAKEN", 1)
+    monkeypatch.setattr(certified, "FIRST_SHARE", 0)
+    config = SpinConfig(p=20, q=60)
+    options = {"batch_tokens": 30, "mode": "certified"}
+    whole = encode(localize(inputs(limits=Limits(batch_tokens=30)), config).patch)
+    limits = Limits(**options, resume=tmp_path / "patch.resume")
+    score_batch = run_module.TopWeightsRun._score_batch
+    recorders = []
+
+    def interrupt(self, recorder, *args):
+        score_batch(self, recorder, *args)
+        recorders.append(type(recorder))
+        if len(recorders) == cut:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.TopWeightsRun, "_score_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            localize(inputs(limits=limits), config)
+    assert len(recorders) == cut
+
+    def count(self, recorder, *args):
+        score_batch(self, recorder, *args)
+        recorders.append(type(recorder))
+
+    monkeypatch.setattr(run_module.TopWeightsRun, "_score_batch", count)
+    resumed = encode(localize(inputs(limits=limits), config).patch)
+    assert resumed == whole
+    total = len(recorders)
+    recorders.clear()
+    localize(inputs(limits=Limits(**options)), config)
+    assert certified.SecondLook in recorders
+    # A pilot that was cut off is one batch, and is run again.
+    assert total - len(recorders) in (0, 1)
 
 
 def test_an_interrupted_run_without_resume_leaves_nothing(inputs, tmp_path, monkeypatch):

@@ -121,13 +121,16 @@ class Toolchain:
         self, sources: Sequence[Path], kernel: Sequence[str], runtime: Sequence[str], kind: str
     ) -> list[Path]:
         """Compiles kernels and runtime, on two threads: compilers take much memory."""
-        jobs = [(path, (*_KERNEL_FLAGS, *kernel), f"{kind}-{path.stem}") for path in sources]
-        jobs += [
-            (EMULATION / f"{name}.cpp", ("-O2", *runtime), f"{kind}-{name}")
-            for name in _RUNTIME
-        ]
+        runtimes = [EMULATION / f"{name}.cpp" for name in _RUNTIME]
+        jobs = [(path, (*_KERNEL_FLAGS, *kernel)) for path in sources]
+        jobs += [(path, ("-O2", *runtime)) for path in runtimes]
+
+        def compile_one(job: tuple[Path, tuple[str, ...]]) -> Path:
+            path, flags = job
+            return self._object(path, flags, f"{kind}-{path.parent.name}-{path.stem}")
+
         with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(lambda job: self._object(*job), jobs))
+            return list(pool.map(compile_one, jobs))
 
     def library(self, name: str, sources: Sequence[Path]) -> Path:
         """A shared library of kernels, for the module that ``module()`` builds."""

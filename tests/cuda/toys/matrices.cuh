@@ -8,8 +8,8 @@ namespace toy {
 
 enum class ProductDefect { kNone, kMisaligned };
 
-// c[m][n] = a[m][k] b[k][n] for multiples of 128, 64 and 32: a block of 256 threads computes 128 x 64,
-// each warp 16 rows of it, in steps of 32 that are fetched one ahead.
+// c[m][n] = a[m][k] b[k][n] for multiples of 128, 64 and 32: a block of 256 threads computes 128 x
+// 64, each warp 16 rows of it, in steps of 32 that are fetched one ahead.
 template <typename T, ProductDefect kDefect>
 __global__ void __launch_bounds__(256) product(float* c, const T* a, const T* b, int n, int k) {
   constexpr int kRows = 128, kColumns = 64, kDepth = 32;
@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(256) product(float* c, const T* a, const T* b,
     }
     for (int i = threadIdx.x; i < kDepth * kColumns / 8; i += 256) {
       const int row = i / (kColumns / 8), column = i % (kColumns / 8) * 8;
-      np::cp_async16(
-          tiles_b + (stage * kDepth + row) * kPitchB + column, b + (depth + row) * n + left + column);
+      T* const target = tiles_b + (stage * kDepth + row) * kPitchB + column;
+      np::cp_async16(target, b + (depth + row) * n + left + column);
     }
     np::cp_async_commit();
   };
@@ -45,9 +45,12 @@ __global__ void __launch_bounds__(256) product(float* c, const T* a, const T* b,
   float sums[kColumns / 8][4] = {};
   fetch(0, 0);
   for (int depth = 0, stage = 0; depth < k; depth += kDepth, stage ^= 1) {
-    if (depth + kDepth < k) fetch(stage ^ 1, depth + kDepth);
-    else np::cp_async_commit();
-    np::cp_async_wait<1>();
+    if (depth + kDepth < k) {
+      fetch(stage ^ 1, depth + kDepth);
+      np::cp_async_wait<1>();
+    } else {
+      np::cp_async_wait<0>();
+    }
     __syncthreads();
     for (int inner = 0; inner < kDepth; inner += 16) {
       std::uint32_t fragment_a[4];

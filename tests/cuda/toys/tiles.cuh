@@ -17,9 +17,16 @@ __global__ void untouched(float* from_static, float* from_dynamic) {
   }
 }
 
-// out[place in the order of running] = number of the thread in the grid.
+// out[place in the order of running] = number of the thread in the grid: from the start of a block
+// on, after a barrier of the block, and after one of the warp. next[3] counts the places.
 __global__ void order(int* out, int* next) {
-  out[atomicAdd(next, 1)] = blockIdx.x * blockDim.x + threadIdx.x;
+  const int number = blockIdx.x * blockDim.x + threadIdx.x;
+  const int threads = gridDim.x * blockDim.x;
+  out[atomicAdd(next, 1)] = number;
+  __syncthreads();
+  out[threads + atomicAdd(next + 1, 1)] = number;
+  __syncwarp(0xfu);
+  out[2 * threads + atomicAdd(next + 2, 1)] = number;
 }
 
 // Counts the visits of each thread of a grid, [gridDim.z][y][x][blockDim.z][y][x].

@@ -58,8 +58,8 @@ NP_BIND("untouched", +[](float* from_static, float* from_dynamic) {
   np::launch(toy::untouched, dim3(2), dim3(32), 32, nullptr, from_static, from_dynamic);
 });
 NP_BIND("order", +[](int* out) {
-  int next = 0;
-  np::launch(toy::order, dim3(3), dim3(4), 0, nullptr, out, &next);
+  int next[3] = {};
+  np::launch(toy::order, dim3(3), dim3(4), 0, nullptr, out, next);
 });
 NP_BIND("indices", +[](int* seen) {
   np::launch(toy::indices, dim3(2, 2, 3), dim3(5, 2, 2), 0, nullptr, seen);

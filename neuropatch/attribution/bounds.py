@@ -1,0 +1,186 @@
+"""Upper bounds of every score of a matrix, from two vectors.
+
+For tokens ``t`` of any number of samples, and any ``w_t > 0``, Cauchy and Schwarz give
+
+    sum over samples b of | sum over t of b: g_ti x_tj |
+        <= sum over all t of (w_t |g_ti|) (|x_tj| / w_t)
+        <= sqrt(sum_t (w_t g_ti)^2) * sqrt(sum_t (x_tj / w_t)^2) = rows_i * columns_j
+
+so that ``|W_ij| * rows_i * columns_j / samples`` is never below the score. The weights ``w_t``
+balance the two factors, ``w_t^2 = |x_t| / |g_t|``: without them a token with a huge input that
+nothing depends on (the first token of most models) would make every bound useless. On SmolLM2 this
+bound of rank one is tighter than that of rank ``samples`` made of unweighted norms.
+
+Everything here that proves something is rounded in one direction: sides up, and bounds up by
+:class:`Rounding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neuropatch.errors import ModelError
+from neuropatch.kernels import snip_column_norms
+from neuropatch.models.coordinates import MatrixId
+
+TILE = 1 << 17
+"""Bounds that are looked at together: 1 MB of float64."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What float32 arithmetic can add to a score, proved from above.
+
+    A score is a chain of products and sums in float32: over the tokens of a sample, over samples
+    and batches, then times ``|W|`` and divided. In any order and with or without fused
+    operations each of its ``m`` steps makes it larger by at most ``1 + 2**-24``, so all of them by
+    less than ``1 + m * 2**-23`` (for any ``m`` below ``2**24``), or, near zero, by half of the
+    smallest float32 a step.
+
+    Attributes:
+        factor: Factor for all relative errors.
+        offset: Absolute error of the sum over tokens and samples.
+    """
+
+    factor: float
+    offset: float
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], batches: int) -> Rounding:
+        """The rounding of a run over samples of ``lengths`` tokens in ``batches`` batches."""
+        # 16 more for the product with |W|, the division, and the sides, which are within 2**-21.
+        steps = max(lengths) + len(lengths) + batches + 16
+        return cls(1 + steps * 2.0**-23, (sum(lengths) + len(lengths)) * 2.0**-149)
+
+    def raise_(self, weight: torch.Tensor, sums: torch.Tensor, samples: int) -> torch.Tensor:
+        """Upper bounds of computed scores from upper bounds of exact sums, both float64."""
+        return weight * (sums * self.factor + self.offset) / samples + 2.0**-148
+
+
+@dataclass
+class RankOneBound:
+    """The two sides of the bound of one matrix, of all tokens seen so far.
+
+    Attributes:
+        rows: ``[out]`` float32.
+        columns: ``[in]`` float32.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    @classmethod
+    def none(cls, shape: tuple[int, int], device: torch.device) -> RankOneBound:
+        """The bound of no tokens for a matrix ``[out, in]``."""
+        return cls(torch.zeros(shape[0], device=device), torch.zeros(shape[1], device=device))
+
+    def add(self, grad: torch.Tensor, input: torch.Tensor) -> None:
+        """Take in tokens: ``[tokens, out]`` gradients and ``[tokens, in]`` inputs."""
+        of_grad, of_input = _token_weights(grad, input)
+        whole = torch.tensor([0, len(grad)])
+        self.rows = _joined(self.rows, snip_column_norms(grad, whole, of_grad)[0])
+        self.columns = _joined(self.columns, snip_column_norms(input, whole, of_input)[0])
+
+    def without(self, part: RankOneBound, batches: int) -> RankOneBound:
+        """The bound of the tokens that are not in ``part``, a bound of the first ``batches``."""
+        return RankOneBound(
+            _remaining(self.rows, part.rows, batches),
+            _remaining(self.columns, part.columns, batches),
+        )
+
+    def at(self, index: torch.Tensor) -> torch.Tensor:
+        """``rows_i * columns_j`` of weights at flat indices ``[n]``, float32, rounded up."""
+        into = len(self.columns)
+        exact = self.rows[index // into].double() * self.columns[index % into].double()
+        return _rounded_up(exact)
+
+    def tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The products ``rows_i * columns_j`` in float32, some rows at a time, with the first."""
+        step = max(1, TILE // len(self.columns))
+        for start in range(0, len(self.rows), step):
+            yield start, torch.outer(self.rows[start : start + step], self.columns)
+
+    def check_finite(self, matrix: MatrixId, weight: torch.Tensor) -> None:
+        """Refuse a matrix ``[out, in]`` whose scores overflow.
+
+        Raises:
+            ModelError: If a weight or a side is not finite.
+        """
+        if not all(torch.isfinite(v).all() for v in (self.rows, self.columns, weight)):
+            raise ModelError(
+                f"scores of {matrix} are not finite",
+                hint="the model overflows in this dtype; use --dtype float32",
+            )
+
+    def reaching(
+        self, weight: torch.Tensor, limit: float, samples: int, slack: Rounding
+    ) -> torch.Tensor:
+        """Flat indices, ascending, of all weights whose score may be ``limit`` or more.
+
+        Weights whose score is certainly 0 are left out, whatever the limit.
+
+        Args:
+            weight: ``[out, in]``, finite.
+            limit: Not negative.
+            samples: What sums are divided by.
+            slack: Rounding of the run.
+        """
+        largest = weight.abs().max().double()
+        rows, columns = self.rows.double(), self.columns.double()
+
+        def near(sums: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+            reach = slack.raise_(of, sums, samples) >= limit
+            return reach & (sums > 0) & (of > 0)
+
+        # Monotone in each factor: rows and columns that fall short of the limit beside the largest
+        # of the others are out at once, which leaves a small part of the matrix.
+        hot_rows = near(rows * columns.max(), largest).nonzero().squeeze(1)
+        hot_columns = near(columns * rows.max(), largest).nonzero().squeeze(1)
+        if not len(hot_columns):
+            return hot_columns
+        found = []
+        for some in hot_rows.split(max(1, TILE // len(hot_columns))):
+            part = weight[some][:, hot_columns].abs().double()
+            hit = near(torch.outer(rows[some], columns[hot_columns]), part).nonzero()
+            found.append(some[hit[:, 0]] * len(columns) + hot_columns[hit[:, 1]])
+        return torch.cat(found) if found else hot_rows
+
+
+def _token_weights(grad: torch.Tensor, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors ``[tokens]`` of gradients and inputs; a token without a gradient counts nowhere.
+
+    Any factors give a bound if their product is 1, or, where a gradient is zero, whatever they
+    are. Float32 rounds the product by less than ``2**-22``, for which :class:`Rounding` has room.
+    """
+    of_grad = torch.linalg.vector_norm(grad, dim=1, dtype=torch.float32)
+    of_input = torch.linalg.vector_norm(input, dim=1, dtype=torch.float32)
+    ratio = of_input.sqrt() / of_grad.sqrt()
+    usable = torch.isfinite(ratio) & (ratio > 0)
+    ratio = torch.where(usable, ratio, 1.0)
+    inverse = ratio.reciprocal()
+    silent = (of_grad == 0).nonzero().squeeze(1)
+    # The norm of tiny values may have underflowed.
+    silent = silent[~(grad[silent] != 0).any(dim=1)]
+    inverse[silent] = 0
+    return ratio, inverse
+
+
+def _joined(norms: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    return _rounded_up((norms.double().square() + more.double().square()).sqrt())
+
+
+def _remaining(norms: torch.Tensor, part: torch.Tensor, batches: int) -> torch.Tensor:
+    # A part is rounded up twice in its first batch and once in every other one, each time by at
+    # most one float32, which is 2**-23 of it or 2**-149: what is taken away is surely in it.
+    steps = batches + 2
+    least = (part.double() * (1 - steps * 2.0**-22) - steps * 2.0**-149).clamp(min=0)
+    return _rounded_up((norms.double().square() - least.square()).clamp(min=0).sqrt())
+
+
+def _rounded_up(values: torch.Tensor) -> torch.Tensor:
+    nearest = values.float()
+    above = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
+    return torch.where(nearest.double() < values, above, nearest)

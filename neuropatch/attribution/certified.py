@@ -1,0 +1,439 @@
+"""Exact top weights without a buffer of scores.
+
+A weight is either a *candidate*, with exact scores, or its score is known to stay below a bound
+(:mod:`~neuropatch.attribution.bounds`). One pass over a data set goes like this:
+
+1. A pilot of a few samples gives bounds, and those give the first candidates.
+2. The pass computes exact scores of candidates and bounds of all weights. Now and then weights
+   whose bound approaches the threshold join; of the batches before, their bound at that time is
+   kept.
+3. After it the threshold is known: the k-th largest exact score. A weight outside, or one that
+   joined late, is *undecided* if its bound reaches it. Without any, the top weights are proved.
+4. Otherwise undecided weights get their exact scores from the start. One is dropped as soon as
+   its exact part and a bound of the rest prove it below the threshold, and the batches end with
+   the last of them.
+
+Exact scores are the bits that the whole matrix would have, so the sets are those of a run with all
+scores in memory, ties included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import nn
+
+from neuropatch.attribution.bounds import RankOneBound, Rounding
+from neuropatch.attribution.candidates import Candidates
+from neuropatch.attribution.selection import TopSelector
+from neuropatch.attribution.tap import LinearTap, Seen
+from neuropatch.data.batching import Batch
+from neuropatch.errors import ResourceError, UsageError
+from neuropatch.kernels import backends
+from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.modules import ParameterSlot
+
+PILOT_SAMPLES = 4
+"""Samples of the pilot, at the most an eighth of all."""
+
+FIRST_LEAST = 64
+"""Candidates from the start of each group, at the least."""
+
+FIRST_SHARE = 0.002
+"""Share of the weights that are candidates from the start, at the least."""
+
+FIRST_PER_TAKEN = 100
+"""Candidates from the start for each weight that will be taken, at the least."""
+
+REACH = 0.6
+"""A weight joins when its bound could reach this share of the threshold before the next look."""
+
+LOOKS = 8
+"""How often a pass looks for weights that should join."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a pass over a data set consists of.
+
+    Attributes:
+        batches: Samples of each batch, in order.
+        slack: Rounding of scores over all of them.
+    """
+
+    batches: tuple[int, ...]
+    slack: Rounding
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequence[int]]) -> Samples:
+        """From the number of tokens of each sample of each batch."""
+        lengths = [length for batch in batches for length in batch]
+        return cls(tuple(map(len, batches)), Rounding.of(lengths, len(batches)))
+
+    @property
+    def total(self) -> int:
+        """The number of samples."""
+        return sum(self.batches)
+
+    def looks(self) -> dict[int, int]:
+        """After how many batches to look for weights that join: samples seen at the next look."""
+        seen = list(accumulate(self.batches))
+        after: list[int] = []
+        wanted = 0.0
+        for number, count in enumerate(seen[:-1], start=1):
+            if count >= wanted:
+                after.append(number)
+                wanted = count + self.total / LOOKS
+        return {number: seen[then - 1] for number, then in pairwise([*after, len(self.batches)])}
+
+
+def obstacle(dtype: torch.dtype) -> UsageError | None:
+    """Why a model in a dtype can have no certified mode here, or None."""
+    if dtype == torch.float64:
+        return UsageError(
+            "--memory certified takes models in float32, bfloat16 or float16",
+            hint="add --dtype float32",
+        )
+    # Its sums are made in another order than those of candidates, so the sets could differ.
+    if any(backend.backend == "amx" for backend in backends()):
+        return UsageError(
+            "--memory certified cannot be had with NEUROPATCH_KERNELS=amx",
+            hint="unset NEUROPATCH_KERNELS, or use --memory windows",
+        )
+    return None
+
+
+def first_count(taken: int, size: int, room: float) -> int:
+    """How many of a group's ``size`` weights start as candidates.
+
+    Args:
+        taken: How many are wanted.
+        size: The group's weights.
+        room: Most candidates for each weight, which is kept unless too few would be left.
+    """
+    if taken == 0:
+        return 0
+    usual = max(FIRST_LEAST, FIRST_PER_TAKEN * taken, math.ceil(FIRST_SHARE * size))
+    return min(size, usual, max(2 * taken, int(room * size)))
+
+
+class _Watcher:
+    """What a pass over batches has to do for each matrix; the base of two kinds of passes."""
+
+    def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot]) -> None:
+        self._slots = {slot.matrix: slot for slot in slots}
+        self._by_layer: dict[str, list[ParameterSlot]] = {}
+        for slot in slots:
+            self._by_layer.setdefault(slot.name, []).append(slot)
+        self._tap = LinearTap(model, slots)
+        self.samples = 0
+        self.batches = 0
+        device = slots[0].parameter.device
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        self.candidates = {slot.matrix: Candidates.at(nothing, 1) for slot in slots}
+        self.bounds = {slot.matrix: RankOneBound.none(slot.slot.shape, device) for slot in slots}
+
+    @contextmanager
+    def recording(self, batch: Batch) -> Iterator[None]:
+        """Take in the forward and backward pass of one batch inside the block."""
+        with self._tap.watching(batch, self._take):
+            yield
+        self.samples += len(batch.lengths)
+        self.batches += 1
+        self._after_batch()
+
+    def _take(self, seen: Seen) -> None:
+        for slot in self._by_layer[seen.name]:
+            grad = slot.rows_of(seen.grad.T).T
+            self.bounds[slot.matrix].add(grad, seen.input)
+            self.candidates[slot.matrix].add(grad, seen.input, seen.offsets)
+
+    def _after_batch(self) -> None:
+        """What to do between batches."""
+
+    def _into(self, matrix: MatrixId) -> int:
+        return self._slots[matrix].slot.shape[1]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Candidates and bounds by name, for saving."""
+        return {
+            f"{matrix}/{name}": values
+            for matrix, candidates in self.candidates.items()
+            for name, values in {
+                **candidates.state(),
+                "bound.rows": self.bounds[matrix].rows,
+                "bound.columns": self.bounds[matrix].columns,
+            }.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that candidates and bounds take now."""
+        return sum(t.numel() * t.element_size() for t in self.state().values())
+
+    def load(self, state: Mapping[str, torch.Tensor], samples: int, batches: int) -> None:
+        """Continue from a saved state after so many samples and batches."""
+        self.samples, self.batches = samples, batches
+        for matrix, slot in self._slots.items():
+            mine = {
+                name.removeprefix(f"{matrix}/"): values.to(slot.parameter.device)
+                for name, values in state.items()
+                if name.startswith(f"{matrix}/")
+            }
+            self.candidates[matrix] = Candidates.loaded(mine)
+            self.bounds[matrix] = RankOneBound(mine["bound.rows"], mine["bound.columns"])
+
+
+class CertifiedPass(_Watcher):
+    """Bounds of all weights and exact scores of candidates, over one data set.
+
+    Args:
+        model: The model; its parameters must be frozen.
+        slots: All matrices, in canonical order.
+        selector: Says how weights are grouped, and how many of each group are wanted.
+        samples: What the pass consists of.
+        capacity: Most candidates at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slots: Sequence[ParameterSlot],
+        selector: TopSelector,
+        samples: Samples,
+        capacity: int,
+    ) -> None:
+        super().__init__(model, slots)
+        self._selector = selector
+        self._pass = samples
+        self._capacity = capacity
+        self._looks = samples.looks()
+
+    def start(self, chooser: TopSelector) -> None:
+        """Make the weights with the largest bounds so far candidates, and forget the bounds.
+
+        Args:
+            chooser: An empty selector of the counts to start with.
+        """
+        for matrix, slot in self._slots.items():
+            weight = slot.weight()
+            for row, tile in self.bounds[matrix].tiles():
+                chooser.add(matrix, tile, weight[row : row + len(tile)], first_row=row)
+        for matrix, (_, index) in chooser.taken().items():
+            self.candidates[matrix] = Candidates.at(index, self._into(matrix))
+        for matrix, slot in self._slots.items():
+            self.bounds[matrix] = RankOneBound.none(slot.slot.shape, slot.parameter.device)
+        self.samples = self.batches = 0
+
+    def _after_batch(self) -> None:
+        if self.batches in self._looks and any(map(len, self.candidates.values())):
+            self._let_join(self._looks[self.batches])
+
+    def _let_join(self, seen_next: int) -> None:
+        """Make weights candidates whose bound may near the threshold until the next look.
+
+        Sums grow with the samples, so the threshold in the end is about ``total / samples`` times
+        that of now, and a bound at the next look ``seen_next / samples`` times that of now.
+        """
+        held = sum(map(len, self.candidates.values()))
+        pool = _Strongest(self._capacity - held)
+        for group, limit in self._limits().items():
+            for matrix in self._matrices(group):
+                weight, bound = self._slots[matrix].weight(), self.bounds[matrix]
+                level = REACH * limit * self._pass.total / seen_next
+                bound.check_finite(matrix, weight)
+                index = bound.reaching(weight, level, 1, self._pass.slack)
+                index = index[~torch.isin(index, self.candidates[matrix].index(len(bound.columns)))]
+                found = Candidates.at(index, len(bound.columns), bound.at(index))
+                pool.offer(matrix, found, found.weights(weight) * found.rest / limit)
+        cohort = 1 + list(self._looks).index(self.batches)
+        for matrix, found in pool.taken():
+            found.cohort.fill_(cohort)
+            mine = self.candidates[matrix]
+            self.candidates[matrix] = mine.joined(found, self._into(matrix))
+
+    def _matrices(self, group: Hashable) -> list[MatrixId]:
+        return [matrix for matrix in self._slots if self._selector.group(matrix) == group]
+
+    def _limits(self) -> dict[Hashable, float]:
+        """The k-th largest exact ``|W| * sum`` of each group so far, where there are so many."""
+        values: dict[Hashable, list[torch.Tensor]] = {}
+        for matrix, candidates in self.candidates.items():
+            exact = candidates.pick(candidates.cohort == 0)
+            scores = exact.scores(self._slots[matrix].weight(), 1)
+            values.setdefault(self._selector.group(matrix), []).append(scores)
+        limits: dict[Hashable, float] = {}
+        for group, parts in values.items():
+            scores, k = torch.cat(parts), self._selector.counts[group]
+            if 0 < k <= len(scores):
+                limits[group] = float(scores.topk(k, sorted=False).values.min())
+        return {group: limit for group, limit in limits.items() if limit > 0}
+
+    def select(self) -> None:
+        """Give the exact scores of the first candidates to the selector."""
+        for matrix, candidates in self.candidates.items():
+            exact = candidates.pick(candidates.cohort == 0)
+            scores = exact.scores(self._slots[matrix].weight(), self.samples)
+            self._selector.add_some(matrix, scores, exact.index(self._into(matrix)))
+
+    def undecided(self) -> dict[MatrixId, Candidates]:
+        """Weights that the bounds do not prove to be below the threshold, after :meth:`select`.
+
+        Their ``rest`` is what they had summed since they joined, and their ``sums`` are 0.
+
+        Raises:
+            ModelError: If a bound is not finite.
+            ResourceError: If they are too many.
+        """
+        left: dict[MatrixId, Candidates] = {}
+        for matrix, slot in self._slots.items():
+            weight, mine, bound = slot.weight(), self.candidates[matrix], self.bounds[matrix]
+            group = self._selector.group(matrix)
+            limit = self._selector.threshold(group)
+            bound.check_finite(matrix, weight)
+            if self._selector.counts[group] == 0:
+                continue
+            index = bound.reaching(weight, limit, self.samples, self._pass.slack)
+            late = mine.pick(mine.cohort > 0)
+            sums = late.rest.double() + late.sums.double()
+            reach = self._pass.slack.raise_(late.weights(weight).double(), sums, self.samples)
+            late = late.pick((reach >= limit) & (late.weights(weight) * sums > 0))
+            late = Candidates(late.rows, late.columns, 0 * late.sums, late.sums, late.cohort)
+            outside = index[~torch.isin(index, mine.index(len(bound.columns)))]
+            never = torch.full_like(outside, len(self._looks) + 1, dtype=torch.uint8)
+            others = Candidates.at(outside, len(bound.columns), cohort=never)
+            both = late.joined(others, len(bound.columns))
+            if len(both):
+                left[matrix] = both
+            self._check_count(sum(map(len, left.values())))
+        return left
+
+    def _check_count(self, count: int) -> None:
+        if count > self._capacity:
+            raise ResourceError(
+                f"the bounds of {count:,} weights or more reach the threshold, "
+                f"and the plan has room for {self._capacity:,} exact scores",
+                hint="use --memory windows, a smaller --p and --q, or a larger --max-memory",
+            )
+
+
+class SecondLook(_Watcher):
+    """Exact scores of undecided weights from the first batch on.
+
+    Args:
+        model: The model; its parameters must be frozen.
+        slots: The matrices with undecided weights, in canonical order.
+        selector: Holds the top weights among the first candidates.
+        samples: What the pass consists of.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slots: Sequence[ParameterSlot],
+        selector: TopSelector,
+        samples: Samples,
+    ) -> None:
+        super().__init__(model, slots)
+        self._selector = selector
+        self._pass = samples
+        self._looks = list(samples.looks())
+        self._whole = dict(self.bounds)
+
+    def start(
+        self,
+        undecided: Mapping[MatrixId, Candidates],
+        whole: Mapping[MatrixId, RankOneBound],
+    ) -> None:
+        """Begin with weights of :meth:`CertifiedPass.undecided`, and the bounds of that pass."""
+        for matrix in self._slots:
+            self.candidates[matrix], self._whole[matrix] = undecided[matrix], whole[matrix]
+
+    @property
+    def done(self) -> bool:
+        """Whether all weights are decided."""
+        return self.batches == len(self._pass.batches) or not any(
+            map(len, self.candidates.values())
+        )
+
+    def _after_batch(self) -> None:
+        """Drop weights that now are proved to be below the threshold."""
+        here = self._looks.index(self.batches) + 1 if self.batches in self._looks else None
+        for matrix, mine in self.candidates.items():
+            weights = mine.weights(self._slots[matrix].weight()).double()
+            left = self._whole[matrix].without(self.bounds[matrix], self.batches)
+            rest = left.at(mine.index(self._into(matrix)))
+            if here is not None:
+                # All that is left of these is what they had summed after this batch.
+                rest = torch.where(mine.cohort == here, torch.minimum(rest, mine.rest), rest)
+            sums = mine.sums.double() + rest.double()
+            reach = self._pass.slack.raise_(weights, sums, self._pass.total)
+            limit = self._selector.threshold(self._selector.group(matrix))
+            self.candidates[matrix] = mine.pick(reach >= limit)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Candidates and bounds by name, for saving."""
+        known = super().state()
+        for matrix, whole in self._whole.items():
+            known |= {f"{matrix}/whole.rows": whole.rows, f"{matrix}/whole.columns": whole.columns}
+        return known
+
+    def load(self, state: Mapping[str, torch.Tensor], samples: int, batches: int) -> None:
+        """Continue from a saved state after so many samples and batches."""
+        super().load(state, samples, batches)
+        for matrix, whole in self._whole.items():
+            whole.rows = state[f"{matrix}/whole.rows"].to(whole.rows.device)
+            whole.columns = state[f"{matrix}/whole.columns"].to(whole.columns.device)
+
+    def select(self, empty: TopSelector) -> TopSelector:
+        """The top weights of all: those of the selector and those that were undecided.
+
+        Args:
+            empty: A new selector like the one before.
+        """
+        known = self._selector.taken()
+        for matrix, mine in self.candidates.items():
+            scores = mine.scores(self._slots[matrix].weight(), self._pass.total)
+            index = mine.index(self._into(matrix))
+            if matrix in known:
+                scores, index = (
+                    torch.cat(p) for p in zip(known[matrix], (scores, index), strict=True)
+                )
+            index, order = index.sort()
+            known[matrix] = (scores[order], index)
+        for matrix in empty.matrices:
+            if matrix in known:
+                empty.add_some(matrix, *known[matrix])
+        return empty
+
+
+class _Strongest:
+    """The strongest weights that offer themselves, up to a number."""
+
+    def __init__(self, room: int) -> None:
+        self._room = max(0, room)
+        self._found: list[tuple[MatrixId, Candidates, torch.Tensor]] = []
+
+    def offer(self, matrix: MatrixId, candidates: Candidates, strength: torch.Tensor) -> None:
+        """See candidates of a matrix, and the strength of each."""
+        if len(candidates):
+            self._found.append((matrix, candidates, strength))
+        strengths = [strength for _, _, strength in self._found]
+        if sum(map(len, strengths)) <= self._room:
+            return
+        # The weakest that has a place; of equal ones at the end it does not matter who joins.
+        ranked = torch.cat(strengths).sort(descending=True).values
+        cut = float(ranked[self._room])
+        self._found = [
+            (matrix, some.pick(strength > cut), strength[strength > cut])
+            for matrix, some, strength in self._found
+        ]
+
+    def taken(self) -> list[tuple[MatrixId, Candidates]]:
+        """Those that have a place."""
+        return [(matrix, candidates) for matrix, candidates, _ in self._found]
