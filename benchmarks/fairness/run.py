@@ -187,7 +187,7 @@ def run_setting(
         for direction in (0, 1) if encoder is None else (0,):
             started = time.process_time()
             # Baselines once: with the larger group as G0.
-            baselines = direction == 0 and encoder is None
+            baselines = arguments.baselines and direction == 0 and encoder is None
             found = one_run(parts, direction, seed, config, encoder, baselines)
             for method, (values, responses) in found.items():
                 runs.append({"seed": seed, "direction": direction, "method": method, **values})
@@ -211,6 +211,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--settings", nargs="*", help="names of settings; all tabular ones if none")
     parser.add_argument("--encoder", type=Path, help="folder of a BertModel, for the texts")
+    parser.add_argument(
+        "--no-baselines", dest="baselines", action="store_false", help="leave them out"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()

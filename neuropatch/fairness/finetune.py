@@ -76,7 +76,7 @@ class FineTuneConfig:
     epochs: int = 10
     batch_size: int | None = None
     learning_rate: float | None = None
-    temperature: float = 0.25
+    temperature: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:

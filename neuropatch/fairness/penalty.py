@@ -2,8 +2,8 @@
 
 ``yhat`` is a step function of the log odds ``z``, so rates are made soft: ``P(yhat=1|A=a,Y=y)`` is
 the mean of ``sigmoid(z / temperature)`` over the rows of that group and label. At temperature 1
-that is the mean probability, which is far from the rate where probabilities are near the cut; the
-lower the temperature, the nearer to the rate.
+that is the mean probability. The lower the temperature, the nearer to the rate, and the fewer the
+rows that have a gradient: in small data sets it is then brought down on the training rows alone.
 """
 
 from __future__ import annotations
