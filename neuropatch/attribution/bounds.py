@@ -38,7 +38,7 @@ class Rounding:
     and batches, then times ``|W|`` and divided. In any order and with or without fused
     operations each of its ``m`` steps makes it larger by at most ``1 + 2**-24``, so all of them by
     less than ``1 + m * 2**-23`` (for any ``m`` below ``2**24``), or, near zero, by half of the
-    smallest float32 a step.
+    smallest float32 a step. Flushing to zero makes nothing larger than the sum of magnitudes is.
 
     Attributes:
         factor: Factor for all relative errors.
@@ -109,7 +109,8 @@ class RankOneBound:
         Raises:
             ModelError: If a weight or a side is not finite.
         """
-        if not all(torch.isfinite(v).all() for v in (self.rows, self.columns, weight)):
+        extremes = [bound for v in (self.rows, self.columns, weight) for bound in torch.aminmax(v)]
+        if not all(torch.isfinite(extreme) for extreme in extremes):
             raise ModelError(
                 f"scores of {matrix} are not finite",
                 hint="the model overflows in this dtype; use --dtype float32",
@@ -128,25 +129,37 @@ class RankOneBound:
             samples: What sums are divided by.
             slack: Rounding of the run.
         """
-        largest = weight.abs().max().double()
-        rows, columns = self.rows.double(), self.columns.double()
+        least = self._least(weight, limit, samples, slack)
+        # A row is out at once if its largest product could not do.
+        hot = (least <= float(_largest(weight)) * float(self.columns.max())).nonzero().squeeze(1)
+        found = [hot[:0]]
+        for rows in hot.split(max(1, TILE // len(self.columns))):
+            products = weight[rows].abs().float() * self.columns
+            hit = (products >= least[rows, None].float()).nonzero()
+            index = rows[hit[:, 0]] * len(self.columns) + hit[:, 1]
+            sums = self.at(index).double()
+            of = weight[index // len(self.columns), index % len(self.columns)].abs().double()
+            reach = (slack.raise_(of, sums, samples) >= limit) & (of > 0) & (sums > 0)
+            found.append(index[reach])
+        return torch.cat(found)
 
-        def near(sums: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
-            reach = slack.raise_(of, sums, samples) >= limit
-            return reach & (sums > 0) & (of > 0)
+    def _least(
+        self, weight: torch.Tensor, limit: float, samples: int, slack: Rounding
+    ) -> torch.Tensor:
+        """What ``|W_ij| * columns_j`` must be, in float32, for a weight of row ``i`` to reach.
 
-        # Monotone in each factor: rows and columns that fall short of the limit beside the largest
-        # of the others are out at once, which leaves a small part of the matrix.
-        hot_rows = near(rows * columns.max(), largest).nonzero().squeeze(1)
-        hot_columns = near(columns * rows.max(), largest).nonzero().squeeze(1)
-        if not len(hot_columns):
-            return hot_columns
-        found = []
-        for some in hot_rows.split(max(1, TILE // len(hot_columns))):
-            part = weight[some][:, hot_columns].abs().double()
-            hit = near(torch.outer(rows[some], columns[hot_columns]), part).nonzero()
-            found.append(some[hit[:, 0]] * len(columns) + hot_columns[hit[:, 1]])
-        return torch.cat(found) if found else hot_rows
+        ``[out]`` float64, and float32 rounds it to nothing larger than the rounding of that
+        product allows: this sorts out most weights quickly, and the others are looked at exactly.
+        """
+        offset = float(_largest(weight)) * slack.offset
+        needed = (limit - 2.0**-148) * samples - offset
+        least = needed / (self.rows.double() * slack.factor) * (1 - 1e-6) - 2.0**-147
+        return torch.where(self.rows > 0, least, torch.inf)
+
+
+def _largest(weight: torch.Tensor) -> torch.Tensor:
+    low, high = torch.aminmax(weight)
+    return torch.maximum(-low, high)
 
 
 def _token_weights(grad: torch.Tensor, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

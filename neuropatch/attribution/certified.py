@@ -44,7 +44,7 @@ PILOT_SAMPLES = 4
 FIRST_LEAST = 64
 """Candidates from the start of each group, at the least."""
 
-FIRST_SHARE = 0.002
+FIRST_SHARE = 0.0015
 """Share of the weights that are candidates from the start, at the least."""
 
 FIRST_PER_TAKEN = 100
@@ -198,6 +198,9 @@ class CertifiedPass(_Watcher):
         selector: Says how weights are grouped, and how many of each group are wanted.
         samples: What the pass consists of.
         capacity: Most candidates at a time.
+
+    Attributes:
+        most_bytes: Most bytes of candidates, bounds, and the choice of the former so far.
     """
 
     def __init__(
@@ -213,6 +216,7 @@ class CertifiedPass(_Watcher):
         self._pass = samples
         self._capacity = capacity
         self._looks = samples.looks()
+        self.most_bytes = 0
 
     def start(self, chooser: TopSelector) -> None:
         """Make the weights with the largest bounds so far candidates, and forget the bounds.
@@ -224,8 +228,9 @@ class CertifiedPass(_Watcher):
             weight = slot.weight()
             for row, tile in self.bounds[matrix].tiles():
                 chooser.add(matrix, tile, weight[row : row + len(tile)], first_row=row)
-        for matrix, (_, index) in chooser.taken().items():
+        for matrix, _, index in chooser.taken():
             self.candidates[matrix] = Candidates.at(index, self._into(matrix))
+        self.most_bytes = self.bytes + chooser.bytes
         for matrix, slot in self._slots.items():
             self.bounds[matrix] = RankOneBound.none(slot.slot.shape, slot.parameter.device)
         self.samples = self.batches = 0
@@ -256,6 +261,7 @@ class CertifiedPass(_Watcher):
             found.cohort.fill_(cohort)
             mine = self.candidates[matrix]
             self.candidates[matrix] = mine.joined(found, self._into(matrix))
+        self.most_bytes = max(self.most_bytes, self.bytes)
 
     def _matrices(self, group: Hashable) -> list[MatrixId]:
         return [matrix for matrix in self._slots if self._selector.group(matrix) == group]
@@ -396,7 +402,7 @@ class SecondLook(_Watcher):
         Args:
             empty: A new selector like the one before.
         """
-        known = self._selector.taken()
+        known = {matrix: (scores, index) for matrix, scores, index in self._selector.taken()}
         for matrix, mine in self.candidates.items():
             scores = mine.scores(self._slots[matrix].weight(), self._pass.total)
             index = mine.index(self._into(matrix))

