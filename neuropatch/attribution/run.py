@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ from neuropatch.attribution.state import Position, RunState, to_sums
 from neuropatch.data.batching import PackedBatch, packed_batches
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
-from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import packed_losses
 from neuropatch.models.modules import ParameterSlot, resolve_parameters

@@ -75,6 +75,11 @@ class PackedBatch:
     label_counts: tuple[int, ...]
     rows: tuple[int, ...]
 
+    @property
+    def lengths(self) -> torch.Tensor:
+        """``[B]``, the number of input tokens of each sample."""
+        return self.offsets.diff()
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch with its tokens on a device."""
         moved = {name: getattr(self, name).to(device) for name in _TOKENS}

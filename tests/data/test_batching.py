@@ -62,6 +62,7 @@ def test_packed_batches_hold_the_same_samples_one_behind_the_other(samples, budg
             ids, start = by_row[row].ids, by_row[row].label_start
             span = slice(*batch.offsets.tolist()[b : b + 2])
             assert batch.input_ids[0, span].tolist() == ids[:-1]
+            assert batch.lengths[b] == len(ids) - 1
             assert batch.position_ids[0, span].tolist() == list(range(len(ids) - 1))
             targets = [ids[t] if t >= start else IGNORE_INDEX for t in range(1, len(ids))]
             assert batch.targets[0, span].tolist() == targets
