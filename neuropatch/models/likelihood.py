@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from neuropatch.data.batching import IGNORE_INDEX, Batch, PackedBatch
 from neuropatch.models.packing import packed_attention
+from neuropatch.models.token_nll import token_nll
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def sample_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).logits
-    nll = _token_nll(logits, batch.targets[wanted])
+    nll = token_nll(logits[0], batch.targets[wanted])
     # Spread back over [B, T] and summed by row: unlike index_add, the same on every run.
     spread = nll.new_zeros(wanted.shape)
     spread[wanted] = nll
@@ -83,12 +83,5 @@ def packed_losses(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
             cu_seq_lens_q=batch.offsets,
             use_cache=False,
         ).logits
-    nll = _token_nll(logits, batch.targets[wanted])
+    nll = token_nll(logits[0], batch.targets[wanted])
     return torch.stack([part.mean() for part in nll.split(batch.label_counts)])
-
-
-def _token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log likelihood ``[N]`` of ``targets`` under logits ``[1, N, V]``."""
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    return F.cross_entropy(logits[0], targets, reduction="none")
