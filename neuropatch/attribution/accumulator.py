@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from neuropatch.attribution.tap import LinearTap, Seen
-from neuropatch.data.batching import Batch
+from neuropatch.data.batching import PackedBatch
 from neuropatch.kernels import snip_accumulate_
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.modules import ParameterSlot
@@ -40,7 +40,7 @@ class GradientAccumulator:
         self.samples = 0
 
     @contextmanager
-    def recording(self, batch: Batch) -> Iterator[None]:
+    def recording(self, batch: PackedBatch) -> Iterator[None]:
         """Accumulate from the forward and backward pass of one batch inside the block.
 
         The loss inside the block must be the *sum* over samples of each sample's loss, so that
@@ -48,7 +48,7 @@ class GradientAccumulator:
         """
         with self._tap.watching(batch, self._take):
             yield
-        self.samples += len(batch.lengths)
+        self.samples += len(batch.rows)
 
     def _take(self, seen: Seen) -> None:
         snip_accumulate_(self._sums[seen.name], seen.grad, seen.input, seen.offsets)

@@ -32,7 +32,7 @@ from neuropatch.attribution.bounds import RankOneBound, Rounding
 from neuropatch.attribution.candidates import Candidates
 from neuropatch.attribution.selection import TopSelector
 from neuropatch.attribution.tap import LinearTap, Seen
-from neuropatch.data.batching import Batch
+from neuropatch.data.batching import PackedBatch
 from neuropatch.errors import ResourceError, UsageError
 from neuropatch.kernels import backends
 from neuropatch.models.coordinates import MatrixId
@@ -139,11 +139,11 @@ class _Watcher:
         self.bounds = {slot.matrix: RankOneBound.none(slot.slot.shape, device) for slot in slots}
 
     @contextmanager
-    def recording(self, batch: Batch) -> Iterator[None]:
+    def recording(self, batch: PackedBatch) -> Iterator[None]:
         """Take in the forward and backward pass of one batch inside the block."""
         with self._tap.watching(batch, self._take):
             yield
-        self.samples += len(batch.lengths)
+        self.samples += len(batch.rows)
         self.batches += 1
         self._after_batch()
 

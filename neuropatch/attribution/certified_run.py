@@ -20,7 +20,7 @@ from neuropatch.attribution.memory import format_size
 from neuropatch.attribution.run import TopWeightsRun
 from neuropatch.attribution.selection import TopSelector, amount_of
 from neuropatch.attribution.state import Position
-from neuropatch.data.batching import Batch, plan_batches
+from neuropatch.data.batching import PackedBatch, longest_first
 from neuropatch.data.tokenize import Sample
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
 
@@ -96,7 +96,7 @@ class CertifiedRun(TopWeightsRun):
         start: Position,
         saved: dict[str, torch.Tensor],
         slots: Sequence[ParameterSlot],
-        todo: Sequence[Batch],
+        todo: Sequence[PackedBatch],
         samples: Samples,
         cost: Cost,
     ) -> CertifiedPass:
@@ -134,6 +134,6 @@ class CertifiedRun(TopWeightsRun):
 
 def _spread(samples: Sequence[Sample]) -> list[Sample]:
     """The pilot: a few samples of all lengths."""
-    order = [place for batch in plan_batches(samples, batch_tokens=1) for place in batch]
+    order = longest_first(samples)
     count = max(1, min(PILOT_SAMPLES, len(samples) // 8))
     return [samples[order[(2 * i + 1) * len(order) // (2 * count)]] for i in range(count)]

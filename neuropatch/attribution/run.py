@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -18,13 +18,12 @@ from neuropatch.attribution.memory import release_free_memory, resident_memory
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.selection import IndexSets, TopSelector
 from neuropatch.attribution.state import Position, RunState, to_sums
-from neuropatch.data.batching import Batch, batches
+from neuropatch.data.batching import PackedBatch, packed_batches
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
-from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
-from neuropatch.models.likelihood import sample_losses
-from neuropatch.models.modules import ParameterSlot, resolve_layer, resolve_parameters
+from neuropatch.models.likelihood import packed_losses
+from neuropatch.models.modules import ParameterSlot, resolve_parameters
 from neuropatch.progress import Progress, Silent
 
 SAVE_EVERY_SECONDS = 60.0
@@ -43,7 +42,7 @@ class Recorder(Protocol):
 
     samples: int
 
-    def recording(self, batch: Batch) -> AbstractContextManager[None]:
+    def recording(self, batch: PackedBatch) -> AbstractContextManager[None]:
         """Take in the forward and backward pass of one batch inside the block."""
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -114,8 +113,8 @@ class TopWeightsRun:
     def _name(self, position: Position) -> str:
         return list(self._wanted)[position.dataset]
 
-    def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
-        return list(batches(samples, batch_tokens=self._batch_tokens))
+    def _batches(self, samples: Sequence[Sample]) -> list[PackedBatch]:
+        return list(packed_batches(samples, batch_tokens=self._batch_tokens))
 
     def _score_dataset(self, start: Position, saved: dict[str, torch.Tensor]) -> None:
         """Fill one data set's selector, from a position on."""
@@ -141,7 +140,7 @@ class TopWeightsRun:
     def _pass(
         self,
         recorder: Recorder,
-        todo: Sequence[Batch],
+        todo: Sequence[PackedBatch],
         slots: Sequence[ParameterSlot],
         position: Position,
         label: str,
@@ -153,16 +152,16 @@ class TopWeightsRun:
 
         What is saved of a pilot is where it began.
         """
-        self._progress.start(label, sum(len(batch.lengths) for batch in todo))
+        self._progress.start(label, sum(len(batch.rows) for batch in todo))
         self._progress.advance(position.samples)
         for number, batch in enumerate(todo[position.batches :], start=position.batches + 1):
             if done():
                 break
             with _whole() as interrupted:
-                self._score_batch(recorder, batch, slots, slots[0].matrix)
+                score_batch(self._model, recorder, batch.to(slots[0].parameter.device))
                 if resident_memory() > self._plan.total:
                     release_free_memory()
-                self._progress.advance(len(batch.lengths))
+                self._progress.advance(len(batch.rows))
                 late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
                 if self._state is not None and (late or interrupted()):
                     now = replace(position, batches=number, samples=recorder.samples)
@@ -172,24 +171,27 @@ class TopWeightsRun:
                         self._state.save(now, self.selectors, recorder.state())
                     self._saved_at = time.monotonic()
 
-    def _score_batch(
-        self,
-        recorder: Recorder,
-        batch: Batch,
-        slots: Sequence[ParameterSlot],
-        first: MatrixId,
-    ) -> None:
-        batch = batch.to(slots[0].parameter.device)
-        lowest = resolve_layer(self._model, self._layout, first.block)
-        with _gradients_from(lowest), recorder.recording(batch):
-            losses = sample_losses(self._model, batch)
-            bad = batch.rows[~torch.isfinite(losses)].tolist()
-            if bad:
-                raise ModelError(
-                    f"the loss of row {bad[0] + 1} is not finite",
-                    hint="the model overflows in this dtype; use --dtype float32",
-                )
-            losses.sum().backward()
+
+def score_batch(model: nn.Module, recorder: Recorder, batch: PackedBatch) -> None:
+    """Feed a recorder with the forward and backward pass of one batch.
+
+    Args:
+        model: A causal language model in evaluation mode, its parameters frozen.
+        recorder: What takes it in, such as a :class:`GradientAccumulator`.
+        batch: Samples on the model's device.
+
+    Raises:
+        ModelError: If a loss is not finite.
+    """
+    with recorder.recording(batch):
+        losses = packed_losses(model, batch)
+        finite = torch.isfinite(losses).tolist()
+        if not all(finite):
+            raise ModelError(
+                f"the loss of row {batch.rows[finite.index(False)] + 1} is not finite",
+                hint="the model overflows in this dtype; use --dtype float32",
+            )
+        losses.sum().backward()
 
 
 @contextmanager
@@ -222,20 +224,3 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(before[name])
-
-
-@contextmanager
-def _gradients_from(layer: nn.Module) -> Iterator[None]:
-    """Let the input of ``layer`` take gradients: the graph starts there, and not below."""
-
-    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-        hidden = kwargs["hidden_states"].detach().requires_grad_()
-        return args, {**kwargs, "hidden_states": hidden}
-
-    handle = layer.register_forward_pre_hook(start, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from neuropatch.data.batching import Batch
+from neuropatch.data.batching import PackedBatch
 from neuropatch.errors import ModelError
 from neuropatch.models.modules import ParameterSlot
 
@@ -26,8 +26,8 @@ class Seen:
 
     Attributes:
         name: Name of the layer's weight.
-        grad: ``[tokens, out]``, gradients at its output, padding left out.
-        input: ``[tokens, in]``, its inputs; layers that share an input are given the same tensor.
+        grad: ``[tokens, out]``, gradients at its output.
+        input: ``[tokens, in]``, its inputs; layers that share an input are given the same memory.
         offsets: ``[samples + 1]`` int64 on the CPU: the tokens of each sample.
     """
 
@@ -35,16 +35,6 @@ class Seen:
     grad: torch.Tensor
     input: torch.Tensor
     offsets: torch.Tensor
-
-
-@dataclass
-class _Pass:
-    """One batch: where its tokens are, and the last input that was gathered."""
-
-    valid: torch.Tensor | None
-    offsets: torch.Tensor
-    take: Callable[[Seen], None]
-    shared: tuple[torch.Tensor, torch.Tensor] | None = field(default=None)
 
 
 class LinearTap:
@@ -62,16 +52,14 @@ class LinearTap:
         self._modules = {slot.name: _linear_module(model, slot) for slot in slots}
 
     @contextmanager
-    def watching(self, batch: Batch, take: Callable[[Seen], None]) -> Iterator[None]:
-        """Call ``take`` for every layer that a backward pass inside the block goes through."""
-        lengths = batch.lengths.cpu()
-        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-        offsets[1:] = lengths.cumsum(0)
-        padded = bool((lengths < batch.input_ids.shape[1]).any())
-        valid = batch.attention_mask.flatten().nonzero().squeeze(1) if padded else None
-        one = _Pass(valid, offsets, take)
+    def watching(self, batch: PackedBatch, take: Callable[[Seen], None]) -> Iterator[None]:
+        """Call ``take`` for every layer that a backward pass inside the block goes through.
+
+        The graph starts at the lowest of the layers: nothing below them is differentiated.
+        """
         handles = [
-            module.register_forward_hook(_hook(name, one)) for name, module in self._modules.items()
+            module.register_forward_hook(_hook(name, batch.offsets, take))
+            for name, module in self._modules.items()
         ]
         try:
             yield
@@ -80,31 +68,20 @@ class LinearTap:
                 handle.remove()
 
 
-def _hook(name: str, one: _Pass) -> Any:
+def _hook(name: str, offsets: torch.Tensor, take: Callable[[Seen], None]) -> Any:
     def forward(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         inputs = args[0].detach()
+        if not output.requires_grad:
+            # With frozen weights nothing has asked for gradients yet.
+            output.requires_grad_()
 
         def backward(gradient: torch.Tensor) -> None:
-            x = _rows_of_input(inputs, one)
-            one.take(Seen(name, _rows(gradient, one.valid), x, one.offsets))
+            take(Seen(name, gradient.flatten(0, -2), inputs.flatten(0, -2), offsets))
 
         output.register_hook(backward)
         return output
 
     return forward
-
-
-def _rows_of_input(inputs: torch.Tensor, one: _Pass) -> torch.Tensor:
-    """Layers that share an input (gate and up; q, k and v) share its gathered rows."""
-    if one.shared is None or one.shared[0].data_ptr() != inputs.data_ptr():
-        one.shared = (inputs, _rows(inputs, one.valid))
-    return one.shared[1]
-
-
-def _rows(values: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """``[B, T, n]`` to ``[tokens, n]``, padding left out."""
-    flat = values.reshape(-1, values.shape[-1])
-    return flat if valid is None else flat.index_select(0, valid)
 
 
 def _linear_module(model: nn.Module, slot: ParameterSlot) -> nn.Module:

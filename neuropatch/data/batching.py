@@ -1,9 +1,9 @@
-"""Samples to padded batches of tensors, under a token budget.
+"""Samples to batches of tensors, padded or packed, under a token budget.
 
-One representation serves attribution and evaluation: *targets aligned with the predicting
-position*. ``targets[b, t]`` is the id of the token that position ``t`` predicts, that is token
-``t + 1`` of the sample, where that token is a label, and -100 elsewhere. The loss of a batch is
-therefore ``cross_entropy(logits, targets)`` position by position, without a shift.
+Attribution and evaluation share one form of targets, *aligned with the predicting position*: the
+target of position ``t`` is the id of the token that it predicts, that is token ``t + 1`` of the
+sample, where that token is a label, and -100 elsewhere. The loss of a batch is therefore
+``cross_entropy(logits, targets)`` position by position, without a shift.
 
 The last token of a sample predicts nothing and, in a causal model, changes nothing before it. With
 ``drop_last_token`` it is left out of the inputs, which saves a position and changes no target.
@@ -12,7 +12,7 @@ The last token of a sample predicts nothing and, in a causal model, changes noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -54,6 +54,71 @@ class Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
+@dataclass(frozen=True)
+class PackedBatch:
+    """``B`` samples one behind the other in one row of ``N`` tokens. All tensors are int64.
+
+    Attributes:
+        input_ids: ``[1, N]``.
+        position_ids: ``[1, N]``, counted from 0 in every sample.
+        targets: ``[1, N]``, the id that each position has to predict, or -100.
+        offsets: ``[B + 1]`` on the CPU; sample ``b`` is tokens ``offsets[b]`` to
+            ``offsets[b + 1]``.
+        label_counts: Number of targets of each sample that count; at least 1.
+        rows: Row number of each sample in its data set, from 0.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    targets: torch.Tensor
+    offsets: torch.Tensor
+    label_counts: tuple[int, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """``[B]``, the number of input tokens of each sample."""
+        return self.offsets.diff()
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Return the batch with its tokens on a device."""
+        moved = {name: getattr(self, name).to(device) for name in _TOKENS}
+        return replace(self, **moved)
+
+
+_TOKENS = ("input_ids", "position_ids", "targets")
+
+
+def packed_batches(samples: Sequence[Sample], *, batch_tokens: int) -> Iterator[PackedBatch]:
+    """Batch samples without padding under a token budget, for causal models.
+
+    The last token of each sample is left out of the inputs. Samples come in the order of
+    :func:`batches`, which depends on nothing but their lengths and rows.
+
+    Args:
+        samples: Samples with at least one label each.
+        batch_tokens: Most tokens of a batch. A sample that is longer is a batch of its own.
+
+    Yields:
+        Batches that hold every sample once; tensors are built one batch at a time.
+
+    Raises:
+        UsageError: ``batch_tokens`` is below 1.
+    """
+    _check_budget(batch_tokens)
+    members: list[Sample] = []
+    tokens = 0
+    for i in longest_first(samples):
+        length = len(samples[i].ids) - 1
+        if members and tokens + length > batch_tokens:
+            yield _pack(members)
+            members, tokens = [], 0
+        members.append(samples[i])
+        tokens += length
+    if members:
+        yield _pack(members)
+
+
 def batches(
     samples: Sequence[Sample],
     *,
@@ -91,10 +156,9 @@ def plan_batches(
     samples: Sequence[Sample], *, batch_tokens: int, drop_last_token: bool = True
 ) -> list[list[int]]:
     """Return the places in ``samples`` that make up each batch of :func:`batches`."""
-    if batch_tokens < 1:
-        raise UsageError(f"--batch-tokens is {batch_tokens}", hint="ask for at least 1")
+    _check_budget(batch_tokens)
     drop = int(drop_last_token)
-    order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].ids), samples[i].row, i))
+    order = longest_first(samples)
     plan: list[list[int]] = []
     start = 0
     while start < len(order):
@@ -104,6 +168,37 @@ def plan_batches(
         plan.append(order[start : start + count])
         start += count
     return plan
+
+
+def _check_budget(batch_tokens: int) -> None:
+    if batch_tokens < 1:
+        raise UsageError(f"--batch-tokens is {batch_tokens}", hint="ask for at least 1")
+
+
+def longest_first(samples: Sequence[Sample]) -> list[int]:
+    """Places in ``samples``, ordered by length (longest first), then row, then place."""
+    return sorted(range(len(samples)), key=lambda i: (-len(samples[i].ids), samples[i].row, i))
+
+
+def _pack(samples: Sequence[Sample]) -> PackedBatch:
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    offsets = [0]
+    for sample in samples:
+        length = len(sample.ids) - 1
+        ids += sample.ids[:-1]
+        positions += range(length)
+        targets += [IGNORE_INDEX] * (sample.label_start - 1) + sample.ids[sample.label_start :]
+        offsets.append(offsets[-1] + length)
+    return PackedBatch(
+        input_ids=torch.tensor([ids], dtype=torch.int64),
+        position_ids=torch.tensor([positions], dtype=torch.int64),
+        targets=torch.tensor([targets], dtype=torch.int64),
+        offsets=torch.tensor(offsets, dtype=torch.int64),
+        label_counts=tuple(sample.label_count for sample in samples),
+        rows=tuple(sample.row for sample in samples),
+    )
 
 
 def _collate(samples: Sequence[Sample], members: list[int], *, pad_id: int, drop: int) -> Batch:

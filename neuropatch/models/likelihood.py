@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from neuropatch.data.batching import IGNORE_INDEX, Batch
+from neuropatch.data.batching import IGNORE_INDEX, Batch, PackedBatch
+from neuropatch.models.packing import packed_attention
+from neuropatch.models.token_nll import token_nll
 
 
 @contextmanager
@@ -54,10 +55,33 @@ def sample_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).logits
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    nll = F.cross_entropy(logits[0], batch.targets[wanted], reduction="none")
+    nll = token_nll(logits[0], batch.targets[wanted])
     # Spread back over [B, T] and summed by row: unlike index_add, the same on every run.
     spread = nll.new_zeros(wanted.shape)
     spread[wanted] = nll
     return spread.sum(dim=1) / wanted.sum(dim=1)
+
+
+def packed_losses(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """:func:`sample_losses` of samples that are packed into one row, without padding.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Samples on the model's device.
+
+    Returns:
+        ``[B]`` in float32 (float64 for a float64 model), differentiable.
+
+    Raises:
+        ModelError: The model does not let its attention be exchanged.
+    """
+    wanted = batch.targets != IGNORE_INDEX
+    with packed_attention(model), logits_only_at(model, wanted):
+        logits = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            cu_seq_lens_q=batch.offsets,
+            use_cache=False,
+        ).logits
+    nll = token_nll(logits[0], batch.targets[wanted])
+    return torch.stack([part.mean() for part in nll.split(batch.label_counts)])

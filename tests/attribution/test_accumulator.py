@@ -6,10 +6,9 @@ import torch
 from neuropatch.attribution.accumulator import GradientAccumulator
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.reference import snip_scores
-from neuropatch.attribution.run import TopWeightsRun, Wanted
-from neuropatch.data.batching import batches
+from neuropatch.attribution.run import TopWeightsRun, Wanted, score_batch
+from neuropatch.data.batching import packed_batches
 from neuropatch.errors import ModelError
-from neuropatch.models.likelihood import sample_losses
 from neuropatch.models.modules import model_layout, resolve_parameters
 
 # Float32 rounds each of a few hundred terms of a sum by 6e-8; bfloat16 rounds the activations and
@@ -22,13 +21,8 @@ def fused_scores(model, samples, batch_tokens):
     layout = model_layout(model)
     slots = resolve_parameters(model, layout, layout.matrices())
     accumulator = GradientAccumulator(model, slots)
-    hook = model.get_input_embeddings().register_forward_hook(
-        lambda m, a, out: out.requires_grad_()
-    )
-    for batch in batches(samples, batch_tokens=batch_tokens):
-        with accumulator.recording(batch):
-            sample_losses(model, batch).sum().backward()
-    hook.remove()
+    for batch in packed_batches(samples, batch_tokens=batch_tokens):
+        score_batch(model, accumulator, batch)
     return {slot.matrix: accumulator.score(slot.matrix) for slot in slots}
 
 
@@ -100,3 +94,50 @@ def test_a_matrix_that_is_no_linear_weight_is_refused(make_model):
     renamed = type(slot)(slot.matrix, "model.embed_tokens.other", slot.parameter, slot.slot)
     with pytest.raises(ModelError, match=r"embed_tokens\.other"):
         GradientAccumulator(model, [renamed])
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2"])
+def test_a_sliding_window_hides_the_same_tokens_in_a_packed_row(
+    make_model, make_samples, model_type
+):
+    options = {"layer_types": ["sliding_attention"] * 2} if model_type == "qwen2" else {}
+    windowed = {"sliding_window": 3, "use_sliding_window": True} | options
+    model = make_model(model_type, "float64", **windowed)
+    samples = make_samples(7)
+    exact = snip_scores(model, samples, model_layout(model).matrices())
+    unlimited = snip_scores(make_model(model_type), samples, model_layout(model).matrices())
+    for matrix, score in fused_scores(model, samples, 64).items():
+        torch.testing.assert_close(score, exact[matrix], rtol=1e-10, atol=1e-18)
+        assert not torch.allclose(score, unlimited[matrix])
+
+
+def test_a_run_leaves_the_attention_of_the_model_alone(make_model, make_samples):
+    for implementation in ("eager", "sdpa"):
+        model = make_model("llama")
+        model.set_attn_implementation(implementation)
+        run(model, make_samples(5), windows=1)
+        assert model.config._attn_implementation == implementation
+
+
+def test_a_model_whose_attention_stays_is_refused(make_model, make_samples, monkeypatch):
+    """Its samples would see each other."""
+    model = make_model("llama")
+    monkeypatch.setattr(model, "_can_set_attn_implementation", lambda: False)
+    with pytest.raises(ModelError, match="does not let its attention be exchanged"):
+        run(model, make_samples(3), windows=1)
+
+
+def test_nothing_below_the_lowest_scored_layer_is_differentiated(make_model, make_samples):
+    model = make_model("llama").requires_grad_(False)
+    layout = model_layout(model)
+    slots = resolve_parameters(model, layout, [m for m in layout.matrices() if m.layer == 1])
+    seen = {}
+
+    def see(name):
+        return lambda module, args, output: seen.update({name: output[0].requires_grad})
+
+    model.model.layers[0].register_forward_hook(see(0))
+    model.model.layers[1].register_forward_hook(see(1))
+    (batch,) = packed_batches(make_samples(4), batch_tokens=100)
+    score_batch(model, GradientAccumulator(model, slots), batch)
+    assert seen == {0: False, 1: True}

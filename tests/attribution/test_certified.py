@@ -12,7 +12,7 @@ from neuropatch.attribution.certified import CertifiedPass, Samples, SecondLook,
 from neuropatch.attribution.certified_run import CertifiedRun
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.run import TopWeightsRun, Wanted
-from neuropatch.data.batching import batches
+from neuropatch.data.batching import packed_batches
 from neuropatch.errors import ModelError, ResourceError
 from neuropatch.kernels import KernelBackend, snip_accumulate_
 from neuropatch.models.modules import model_layout
@@ -308,4 +308,4 @@ def test_a_pass_can_be_saved_and_continued(make_model, make_samples, reluctant):
             assert {m: i.tolist() for m, i in one.run()["a"].items()} == whole
         finally:
             kind.recording = recording
-    assert len(list(batches(samples, batch_tokens=32))) > 3
+    assert len(list(packed_batches(samples, batch_tokens=32))) > 3

@@ -61,7 +61,7 @@ def test_apply_in_place(number, code, said, cli, model, patch_file, signalled, t
 def test_localize_leaves_nothing(number, code, said, cli, localizing, model, signalled, tmp_path):
     from neuropatch.attribution import run as scoring
 
-    signalled(scoring, "sample_losses", number)
+    signalled(scoring, "packed_losses", number)
     run = cli(*localizing(model, tmp_path / "p.safetensors"))
     assert (run.code, run.out) == (code, "")
     assert said in run.err
@@ -73,7 +73,7 @@ def test_localize_goes_on(number, code, said, cli, localizing, model, monkeypatc
     from neuropatch.attribution import run as scoring
 
     calls, stop_at = [], [0]
-    original = scoring.sample_losses
+    original = scoring.packed_losses
 
     def count(*args):
         calls.append(1)
@@ -81,7 +81,7 @@ def test_localize_goes_on(number, code, said, cli, localizing, model, monkeypatc
             os.kill(os.getpid(), number)
         return original(*args)
 
-    monkeypatch.setattr(scoring, "sample_losses", count)
+    monkeypatch.setattr(scoring, "packed_losses", count)
     options = ["--batch-tokens", "64"]
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert cli(*localizing(model, whole, *options)).code == 0
@@ -107,13 +107,13 @@ def test_state_of_another_run_is_refused(cli, localizing, model, signalled, monk
 
     output = tmp_path / "p.safetensors"
     with monkeypatch.context() as patched:
-        original = scoring.sample_losses
+        original = scoring.packed_losses
 
         def send(*args):
             os.kill(os.getpid(), signal.SIGINT)
             return original(*args)
 
-        patched.setattr(scoring, "sample_losses", send)
+        patched.setattr(scoring, "packed_losses", send)
         assert cli(*localizing(model, output, "--resume")).code == 130
     run = cli(*localizing(model, output, "--resume", "--seed", "9", "-q"))
     assert run.code == 1

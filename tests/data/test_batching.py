@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuropatch.data.batching import IGNORE_INDEX, batches, plan_batches
+from neuropatch.data.batching import IGNORE_INDEX, batches, packed_batches, plan_batches
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
 
@@ -47,6 +47,28 @@ def test_batches_hold_every_sample_once_within_the_budget(samples, budget, drop)
             assert int(batch.label_counts[b]) == sample.label_count
             seen.append(int(batch.index[b]))
     assert sorted(seen) == list(range(len(samples)))
+
+
+@relaxed
+@given(sample_lists(), st.integers(1, 60))
+def test_packed_batches_hold_the_same_samples_one_behind_the_other(samples, budget):
+    by_row = {sample.row: sample for sample in samples}
+    order = []
+    for batch in packed_batches(samples, batch_tokens=budget):
+        tokens = batch.input_ids.shape[1]
+        assert tokens <= budget or len(batch.rows) == 1
+        assert batch.offsets.tolist()[-1] == tokens
+        for b, row in enumerate(batch.rows):
+            ids, start = by_row[row].ids, by_row[row].label_start
+            span = slice(*batch.offsets.tolist()[b : b + 2])
+            assert batch.input_ids[0, span].tolist() == ids[:-1]
+            assert batch.lengths[b] == len(ids) - 1
+            assert batch.position_ids[0, span].tolist() == list(range(len(ids) - 1))
+            targets = [ids[t] if t >= start else IGNORE_INDEX for t in range(1, len(ids))]
+            assert batch.targets[0, span].tolist() == targets
+            assert batch.label_counts[b] == by_row[row].label_count
+        order += batch.rows
+    assert order == [s.row for s in sorted(samples, key=lambda s: (-len(s.ids), s.row))]
 
 
 @relaxed
@@ -106,3 +128,5 @@ def test_loss_of_a_causal_model_is_that_of_transformers():
 def test_budget_out_of_range():
     with pytest.raises(UsageError):
         plan_batches([], batch_tokens=0)
+    with pytest.raises(UsageError):
+        next(packed_batches([], batch_tokens=0))

@@ -181,27 +181,27 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(inputs, tmp_path, monkeypa
     config = SpinConfig(p=0.1, q=0.3)
     limits = Limits(batch_tokens=30, resume=tmp_path / "patch.resume")
     whole = encode(localize(inputs(limits=Limits(batch_tokens=30)), config).patch)
-    score_batch = run_module.TopWeightsRun._score_batch
+    score_batch = run_module.score_batch
     done = []
 
-    def interrupt(self, *args):
-        score_batch(self, *args)
+    def interrupt(*args):
+        score_batch(*args)
         done.append(args)
         if len(done) == cut:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.TopWeightsRun, "_score_batch", interrupt)
+        patched.setattr(run_module, "score_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             localize(inputs(limits=limits), config)
     assert len(done) == cut
     assert limits.resume.is_dir()
 
-    def count(self, *args):
-        score_batch(self, *args)
+    def count(*args):
+        score_batch(*args)
         done.append(args)
 
-    monkeypatch.setattr(run_module.TopWeightsRun, "_score_batch", count)
+    monkeypatch.setattr(run_module, "score_batch", count)
     resumed = encode(localize(inputs(limits=limits), config).patch)
     assert resumed == whole
     total = len(done)
@@ -220,26 +220,26 @@ def test_an_interrupted_certified_run_goes_on_to_the_same_bytes(inputs, tmp_path
     options = {"batch_tokens": 30, "mode": "certified"}
     whole = encode(localize(inputs(limits=Limits(batch_tokens=30)), config).patch)
     limits = Limits(**options, resume=tmp_path / "patch.resume")
-    score_batch = run_module.TopWeightsRun._score_batch
+    score_batch = run_module.score_batch
     recorders = []
 
-    def interrupt(self, recorder, *args):
-        score_batch(self, recorder, *args)
+    def interrupt(model, recorder, batch):
+        score_batch(model, recorder, batch)
         recorders.append(type(recorder))
         if len(recorders) == cut:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.TopWeightsRun, "_score_batch", interrupt)
+        patched.setattr(run_module, "score_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             localize(inputs(limits=limits), config)
     assert len(recorders) == cut
 
-    def count(self, recorder, *args):
-        score_batch(self, recorder, *args)
+    def count(model, recorder, batch):
+        score_batch(model, recorder, batch)
         recorders.append(type(recorder))
 
-    monkeypatch.setattr(run_module.TopWeightsRun, "_score_batch", count)
+    monkeypatch.setattr(run_module, "score_batch", count)
     resumed = encode(localize(inputs(limits=limits), config).patch)
     assert resumed == whole
     total = len(recorders)
@@ -252,9 +252,7 @@ def test_an_interrupted_certified_run_goes_on_to_the_same_bytes(inputs, tmp_path
 
 def test_an_interrupted_run_without_resume_leaves_nothing(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        run_module.TopWeightsRun, "_score_batch", lambda *_: signal.raise_signal(signal.SIGINT)
-    )
+    monkeypatch.setattr(run_module, "score_batch", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         localize(inputs(), SpinConfig(p=0.1, q=0.3))
     assert list(tmp_path.iterdir()) == []
@@ -262,14 +260,14 @@ def test_an_interrupted_run_without_resume_leaves_nothing(inputs, tmp_path, monk
 
 def test_a_state_of_another_run_is_refused(inputs, tmp_path, monkeypatch):
     limits = Limits(batch_tokens=30, resume=tmp_path / "patch.resume")
-    score_batch = run_module.TopWeightsRun._score_batch
+    score_batch = run_module.score_batch
 
-    def interrupt(self, *args):
-        score_batch(self, *args)
+    def interrupt(*args):
+        score_batch(*args)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.TopWeightsRun, "_score_batch", interrupt)
+        patched.setattr(run_module, "score_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             localize(inputs(limits=limits), SpinConfig(p=0.1, q=0.3))
     with pytest.raises(OutputError, match="another model, data or options"):

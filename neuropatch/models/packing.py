@@ -1,0 +1,105 @@
+"""Attention for samples that follow each other in one row of tokens, without padding.
+
+Every layer of a transformer but attention treats each token alone, so a row of many samples is as
+good as a batch of them, and none of its positions is wasted. Attention then has to keep the samples
+apart. A mask of blocks would do that at the price of all the pairs of tokens that it hides; here
+each sample's part of the row goes through attention by itself.
+
+transformers hands a model's attention function the keyword arguments of the call: the samples'
+bounds travel as ``cu_seq_lens_q``, the name that its own functions for packed rows use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from neuropatch.errors import ModelError
+
+NAME = "neuropatch_packed"
+"""The name under which transformers knows the attention function."""
+
+
+@contextmanager
+def packed_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model of transformers attend within samples only, for the length of a ``with`` block.
+
+    Inside the block the model is called with ``cu_seq_lens_q``, int64 ``[samples + 1]`` on the
+    CPU: sample ``b`` is tokens ``cu_seq_lens_q[b]`` to ``cu_seq_lens_q[b + 1]`` of a single row.
+
+    Raises:
+        ModelError: The model does not let its attention be exchanged.
+    """
+    config: Any = model.config
+    before = config._attn_implementation
+    set_implementation: Any = model.set_attn_implementation
+    set_implementation(NAME)
+    # transformers only warns about a model that cannot, and its samples would see each other.
+    if config._attn_implementation != NAME:
+        raise ModelError(
+            f"{type(model).__name__} does not let its attention be exchanged",
+            hint="use a model whose class is part of transformers 5",
+        )
+    try:
+        yield
+    finally:
+        set_implementation(before)
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each sample.
+
+    Args:
+        module: The attention layer.
+        query: ``[1, heads, tokens, head_dim]``.
+        key: ``[1, kv_heads, tokens, head_dim]``.
+        value: The same.
+        attention_mask: Always None: transformers makes no mask for a function of another library.
+        cu_seq_lens_q: Bounds of the samples.
+        sliding_window: Most tokens that a token sees, itself included; None for all before it.
+        options: What else transformers' own function takes.
+
+    Returns:
+        ``[1, tokens, heads, head_dim]``, and no attention weights.
+    """
+    lengths = cu_seq_lens_q.diff().tolist()
+    dtype = query.dtype
+    # torch's backward pass of 16-bit attention on a CPU takes four times as long as that of 32-bit
+    # attention (samples of 65 tokens, heads of 64).
+    inside = torch.float32 if query.device.type == "cpu" and dtype.itemsize == 2 else dtype
+    parts = zip(
+        *(tensor.to(inside).split(lengths, dim=2) for tensor in (query, key, value)), strict=True
+    )
+    outputs = [
+        sdpa_attention_forward(module, *part, _window(part[0], sliding_window), **options)[0]
+        for part in parts
+    ]
+    return torch.cat(outputs, dim=1).to(dtype), None
+
+
+def _window(query: torch.Tensor, size: int | None) -> torch.Tensor | None:
+    """The mask of a sliding window, or None for a sample that it holds as a whole."""
+    length = query.shape[2]
+    if size is None or length <= size:
+        return None
+    seen = torch.ones(length, length, dtype=torch.bool, device=query.device)
+    return seen.tril().triu(1 - size)[None, None]
+
+
+AttentionInterface.register(NAME, _attend)
