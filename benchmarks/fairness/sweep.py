@@ -30,7 +30,7 @@ from neuropatch.fairness.training import TabularTrainer
 GRID: dict[str, tuple[float, ...]] = {
     "penalty_weight": (0, 1, 5, 20, 50),
     "rehearsal": (0, 0.25, 0.5, 0.75, 1),
-    "max_cost": (0.005, 0.01, 0.018, 0.03, 0.05, 0.1),
+    "max_cost": (0.01, 0.018, 0.03, 0.045),
 }
 CASES = (("acs-20states", 0), ("acs-20states", 1), ("adult", 0))
 
