@@ -1,18 +1,17 @@
 """The fused score kernel against the ways of computing the same sum in PyTorch.
 
-Usage: python benchmarks/kernel_snip_accumulate.py [--threads N] [--repeats N] [--json] [--profile]
+    python benchmarks/kernel_snip_accumulate.py [--threads N] [--rounds N] [--json FILE] [--profile]
 
 For a batch of ragged samples of about 76 tokens, S += sum_b |G_b^T X_b| is computed by
 
 * ``kernel``: ``neuropatch.kernels.snip_accumulate_`` as it is by default;
 * ``exact``, for bfloat16 where the default is the CPU's own bfloat16 arithmetic: the same with
   ``NEUROPATCH_KERNELS=avx512``, which widens to float32;
+* ``amx``, for bfloat16 on a CPU that has it: the same with ``NEUROPATCH_KERNELS=amx``;
 * ``mm+abs+add``: one matrix product a sample into a buffer, then abs and add, all in place;
 * ``einsum``: all products of the padded batch at once, then abs and sum;
 * ``gemm``: one product over all tokens. It computes something else (no absolute value a sample),
   with the same number of multiplications, and stands for the speed that torch's GEMM reaches here.
-
-The ways take turns within each repeat, so that a change of clock or load meets all of them.
 
 ``--profile`` instead compiles ``snip_profile.cpp``, which says how far the kernel is from the peak
 of one core and where its time goes.
@@ -20,27 +19,24 @@ of one core and where its time goes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from _harness import Ratio, Report, Timing, environment, finish, parse, parser_of, take_turns
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from neuropatch.kernels import backends, snip_accumulate_
-from neuropatch.kernels._backend import ENVIRONMENT_VARIABLE
+from neuropatch.kernels._backend import ENVIRONMENT_VARIABLE, available_choices
 from neuropatch.kernels.reference import snip as reference
 
 
@@ -76,39 +72,12 @@ class Batch:
         return cls(grad, torch.randn(tokens, case.inp, generator=generator).to(dtype), offsets)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Wall-clock milliseconds of one way over all timed rounds."""
-
-    median_ms: float
-    min_ms: float
-    max_ms: float
-    gflops: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """One case in one type of activations."""
-
-    case: Case
-    dtype: str
-    tokens: int
-    ways: dict[str, Timing]
-    frobenius_error: float
-
-    def kernel_over(self, way: str) -> float:
-        """How many times faster the kernel is than another way."""
-        return self.ways[way].median_ms / self.ways["kernel"].median_ms
-
-    def baseline_gigabytes_per_second(self) -> float:
-        """What mm+abs+add moves at least, by its time.
-
-        For each sample a product written, then read and written by abs and read by add, which reads
-        and writes the score.
-        """
-        width = 2 if self.dtype == "bfloat16" else 4
-        moved = (4 * width + 8) * self.case.out * self.case.inp * self.case.samples
-        return 1e-6 * moved / self.ways["mm+abs+add"].median_ms
+@contextmanager
+def forced(choice: str) -> Iterator[None]:
+    """Kernels of one kind inside the block."""
+    os.environ[ENVIRONMENT_VARIABLE] = choice
+    yield
+    del os.environ[ENVIRONMENT_VARIABLE]
 
 
 def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
@@ -124,9 +93,12 @@ def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
         snip_accumulate_(score, grad, x, offsets)
 
     def exact() -> None:
-        os.environ[ENVIRONMENT_VARIABLE] = "avx512"
-        snip_accumulate_(score, grad, x, offsets)
-        del os.environ[ENVIRONMENT_VARIABLE]
+        with forced("avx512"):
+            snip_accumulate_(score, grad, x, offsets)
+
+    def amx() -> None:
+        with forced("amx"):
+            snip_accumulate_(score, grad, x, offsets)
 
     def mm_abs_add() -> None:
         for a, b in bounds:
@@ -142,84 +114,85 @@ def make_ways(case: Case, batch: Batch) -> dict[str, Callable[[], None]]:
     ways = {"kernel": kernel, "mm+abs+add": mm_abs_add, "einsum": einsum, "gemm": gemm}
     if grad.dtype == torch.bfloat16 and backends()[0].backend == "avx512_bf16":
         ways["exact"] = exact
+    if grad.dtype == torch.bfloat16 and "amx" in available_choices():
+        ways["amx"] = amx
     return ways
 
 
-def frobenius_error(case: Case, batch: Batch) -> float:
-    """Relative error of the kernel against float64 on the same (rounded) activations."""
+def scores(case: Case, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The kernel's scores, and those in float64 of the same (rounded) activations."""
     score = torch.zeros(case.out, case.inp)
     snip_accumulate_(score, batch.grad, batch.input, batch.offsets)
     exact = torch.zeros(case.out, case.inp, dtype=torch.float64)
     reference.snip_accumulate_(exact, batch.grad, batch.input, batch.offsets)
-    return float((score - exact).norm() / exact.norm())
+    return score, exact
 
 
-def measure(case: Case, dtype: torch.dtype, repeats: int) -> Result:
+def baseline_bandwidth(case: Case, dtype: torch.dtype, seconds: float) -> float:
+    """Gigabytes a second that mm+abs+add moves at least.
+
+    For each sample a product written, then read and written by abs and read by add, which reads
+    and writes the score.
+    """
+    moved = (4 * dtype.itemsize + 8) * case.out * case.inp * case.samples
+    return 1e-9 * moved / seconds
+
+
+def measure(case: Case, dtype: torch.dtype, rounds: int, report: Report) -> dict[str, Timing]:
     """Times all ways in turns."""
     batch = Batch.draw(case, dtype)
-    ways = make_ways(case, batch)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if repeat > 0:  # the first round warms caches and allocators
-                seconds[name].append(time.perf_counter() - start)
     tokens = batch.grad.shape[0]
-    flops = 2 * case.out * case.inp * tokens
-    timings = {
-        name: Timing(
-            1e3 * statistics.median(values),
-            1e3 * min(values),
-            1e3 * max(values),
-            1e-9 * flops / statistics.median(values),
-        )
-        for name, values in seconds.items()
-    }
-    error = frobenius_error(case, batch)
-    return Result(case, str(dtype).removeprefix("torch."), tokens, timings, error)
-
-
-def machine() -> dict[str, object]:
-    """What the numbers depend on."""
-    cpu_info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in (cpu_info.read_text().splitlines() if cpu_info.is_file() else [])
-        if line.startswith("model name")
+    timings = take_turns(make_ways(case, batch), rounds)
+    score, exact = scores(case, batch)
+    error = float((score - exact).norm() / exact.norm())
+    ours = timings["kernel"]
+    gigaflop = 2e-9 * case.out * case.inp * tokens
+    rows = [
+        (name, timing.cell(), f"{gigaflop / timing.median:.0f}", timing.over(ours))
+        for name, timing in timings.items()
     ]
-    return {
-        "machine": platform.platform(),
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(models) or None,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "backend": backends()[0].backend,
+    name = str(dtype).removeprefix("torch.")
+    moved = baseline_bandwidth(case, dtype, timings["mm+abs+add"].median)
+    headline = (
+        f"{case.out} x {case.inp}, {case.samples} samples, {tokens} tokens, {name}; error against "
+        f"float64 {error:.1e} (Frobenius); mm+abs+add moves {moved:.0f} GB/s"
+    )
+    columns = ("way", "ms (range)", "GFLOP/s", "times kernel")
+    report.tables.append((headline, columns, rows))
+    report.results[f"{case.out} x {case.inp}, {name}"] = {
+        "case": asdict(case),
+        "tokens": tokens,
+        "ways": {way: timing.to_json() for way, timing in timings.items()},
+        "frobenius_error": error,
     }
+    return timings
 
 
-def print_table(environment: dict[str, object], results: list[Result]) -> None:
-    """Writes what a reader wants to know, medians with the range they come from."""
-    for key, value in environment.items():
-        print(f"{key}: {value}")
-    for result in results:
-        case = result.case
-        print(
-            f"\n{case.out} x {case.inp}, {case.samples} samples, {result.tokens} tokens, "
-            f"{result.dtype}"
-        )
-        print(f"{'way':<12}{'median ms':>10}{'min..max':>18}{'GFLOP/s':>10}")
-        for name, timing in result.ways.items():
-            spread = f"{timing.min_ms:.1f}..{timing.max_ms:.1f}"
-            print(f"{name:<12}{timing.median_ms:>10.1f}{spread:>18}{timing.gflops:>10.0f}")
-        target = f" (target {case.target_over_mm})" if result.dtype == "float32" else ""
-        print(
-            f"kernel: {result.kernel_over('mm+abs+add'):.2f} x mm+abs+add{target}, "
-            f"{result.kernel_over('einsum'):.2f} x einsum, {result.kernel_over('gemm'):.2f} x gemm"
-        )
-        print(f"mm+abs+add moves {result.baseline_gigabytes_per_second():.0f} GB/s")
-        print(f"kernel against float64, Frobenius: {result.frobenius_error:.1e} (target 1e-5)")
+def float32_ratios(case: Case, timings: dict[str, Timing]) -> list[Ratio]:
+    """Of the kernel in float32 over the other ways."""
+    ours, size = timings["kernel"], f"{case.out} x {case.inp}"
+    return [
+        Ratio(
+            2,
+            f"mm+abs+add over kernel, {size}",
+            case.target_over_mm,
+            timings["mm+abs+add"].over(ours),
+        ),
+        Ratio(2, f"einsum over kernel, {size}", 3.5, timings["einsum"].over(ours)),
+        Ratio(2, f"kernel's rate over GEMM's, {size}", 0.8, timings["gemm"].over(ours)),
+    ]
+
+
+def amx_ratios(case: Case, single: Timing, amx: Timing) -> list[Ratio]:
+    """Of AMX over the kernel in float32, and the largest error over the largest score."""
+    size = f"{case.out} x {case.inp}"
+    with forced("amx"):
+        score, exact = scores(case, Batch.draw(case, torch.bfloat16))
+    error = float((score - exact).abs().max() / exact.max())
+    return [
+        Ratio(2, f"float32 kernel over AMX, {size}", 3.0, single.over(amx)),
+        Ratio(2, f"AMX, largest error over largest score, {size}", 2e-3, error, True),
+    ]
 
 
 def profile() -> None:
@@ -242,30 +215,21 @@ def profile() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
-    parser.add_argument("--repeats", type=int, default=9, help="timed rounds, at least 5")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--profile", action="store_true", help="one core's peak and the phases")
-    options = parser.parse_args()
+    options = parse(parser)
     if options.profile:
         profile()
         return
-    if options.repeats < 5:
-        parser.error("--repeats must be at least 5")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-
-    results = [
-        measure(case, dtype, options.repeats)
-        for case in CASES
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    if options.json:
-        json.dump({**machine(), "results": [asdict(r) for r in results]}, sys.stdout, indent=1)
-        print()
-    else:
-        print_table(machine(), results)
+    machine = environment()
+    report = Report("SNIP scores of a batch of samples", {"backend": backends()[0].backend})
+    for case in CASES:
+        single = measure(case, torch.float32, options.rounds, report)
+        report.ratios += float32_ratios(case, single)
+        half = measure(case, torch.bfloat16, options.rounds, report)
+        if "amx" in half:
+            report.ratios += amx_ratios(case, single["kernel"], half["amx"])
+    finish(report, options, machine)
 
 
 if __name__ == "__main__":
