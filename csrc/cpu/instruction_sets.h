@@ -5,14 +5,13 @@
 #include "capability.h"
 
 #if defined(__x86_64__)
-#define NP_TARGET_AVX2 __attribute__((target("avx2,fma")))
-#define NP_TARGET_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+#define NP_AVX2 __attribute__((target("avx2,fma")))
+#define NP_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 // Calls DEFINE(name, target attribute) for each instruction set.
 #define NP_EACH_INSTRUCTION_SET(DEFINE) \
   DEFINE(portable, )                    \
-  DEFINE(avx2, NP_TARGET_AVX2)          \
-  DEFINE(avx512, NP_TARGET_AVX512)
+  DEFINE(avx2, NP_AVX2)                 \
+  DEFINE(avx512, NP_AVX512)
 // The value for a capability, of values whose names begin with that of an instruction set.
 #define NP_CHOOSE(CAPABILITY, NAME)                      \
   ((CAPABILITY) == Capability::kPortable ? portable_##NAME \

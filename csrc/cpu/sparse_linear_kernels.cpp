@@ -161,17 +161,7 @@ NP_AVX512 static void avx512_add(const SparseBlock& block) {
 #endif
 
 SparseLinearKernel sparse_linear_kernel(Capability capability) {
-#if defined(__x86_64__)
-  switch (capability) {
-    case Capability::kAvx512:
-      return avx512_add;
-    case Capability::kAvx2:
-      return avx2_add;
-    case Capability::kPortable:
-      return portable_add;
-  }
-#endif
-  return portable_add;
+  return NP_CHOOSE(capability, add);
 }
 
 }  // namespace neuropatch::cpu

@@ -228,17 +228,7 @@ NP_UNITS_KERNEL(avx512, NP_AVX512, Vector512)
 #endif
 
 const UnitsKernel& units_kernel(Capability capability) {
-#if defined(__x86_64__)
-  switch (capability) {
-    case Capability::kAvx512:
-      return avx512_kernel;
-    case Capability::kAvx2:
-      return avx2_kernel;
-    case Capability::kPortable:
-      return portable_kernel;
-  }
-#endif
-  return portable_kernel;
+  return NP_CHOOSE(capability, kernel);
 }
 
 }  // namespace neuropatch::cpu

@@ -6,13 +6,11 @@
 #include <cstdint>
 
 #include "elements.h"
+#include "instruction_sets.h"
 
 // A warning about passing wide vectors between functions that were compiled for different
 // instruction sets. None is passed: every function that takes or returns one is inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
-
-#define NP_AVX2 __attribute__((target("avx2,fma")))
-#define NP_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 
 namespace neuropatch::cpu {
 
