@@ -17,7 +17,7 @@ Everything here that proves something is rounded in one direction: sides up, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,13 +103,65 @@ class RankOneBound:
         for start in range(0, len(self.rows), step):
             yield start, torch.outer(self.rows[start : start + step], self.columns)
 
+
+@dataclass
+class Bound:
+    """The bound of one matrix over a pass, in two parts whose sum is below that of the whole.
+
+    A weight that was far below the threshold can reach it only by the tokens since, and of those
+    the second part knows.
+
+    Attributes:
+        past: Tokens up to the last :meth:`settle`.
+        now: Tokens since then.
+    """
+
+    past: RankOneBound
+    now: RankOneBound
+
+    @classmethod
+    def none(cls, shape: tuple[int, int], device: torch.device) -> Bound:
+        """The bound of no tokens for a matrix ``[out, in]``."""
+        return cls(RankOneBound.none(shape, device), RankOneBound.none(shape, device))
+
+    @classmethod
+    def loaded(cls, state: Mapping[str, torch.Tensor]) -> Bound:
+        """From saved sides."""
+        past = RankOneBound(state["past.rows"], state["past.columns"])
+        return cls(past, RankOneBound(state["now.rows"], state["now.columns"]))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All sides, for saving."""
+        return {
+            "past.rows": self.past.rows,
+            "past.columns": self.past.columns,
+            "now.rows": self.now.rows,
+            "now.columns": self.now.columns,
+        }
+
+    def settle(self) -> None:
+        """Begin the second part anew."""
+        self.past = self.whole()
+        self.now = RankOneBound(torch.zeros_like(self.now.rows), torch.zeros_like(self.now.columns))
+
+    def whole(self) -> RankOneBound:
+        """Both parts as one, which is less tight."""
+        return RankOneBound(
+            _joined(self.past.rows, self.now.rows), _joined(self.past.columns, self.now.columns)
+        )
+
+    def at(self, index: torch.Tensor) -> torch.Tensor:
+        """Bounds of ``sum over samples of |dL_b/dW|`` at flat indices ``[n]``, float32."""
+        return _rounded_up(self.past.at(index).double() + self.now.at(index).double())
+
     def check_finite(self, matrix: MatrixId, weight: torch.Tensor) -> None:
         """Refuse a matrix ``[out, in]`` whose scores overflow.
 
         Raises:
             ModelError: If a weight or a side is not finite.
         """
-        extremes = [bound for v in (self.rows, self.columns, weight) for bound in torch.aminmax(v)]
+        sides = [side for part in (self.past, self.now) for side in (part.rows, part.columns)]
+        extremes = [extreme for v in (*sides, weight) for extreme in torch.aminmax(v)]
         if not all(torch.isfinite(extreme) for extreme in extremes):
             raise ModelError(
                 f"scores of {matrix} are not finite",
@@ -129,32 +181,25 @@ class RankOneBound:
             samples: What sums are divided by.
             slack: Rounding of the run.
         """
-        least = self._least(weight, limit, samples, slack)
-        # A row is out at once if its largest product could not do.
-        hot = (least <= float(_largest(weight)) * float(self.columns.max())).nonzero().squeeze(1)
+        past, now, into = self.past, self.now, weight.shape[1]
+        largest = float(_largest(weight))
+        # Most weights are sorted out by a quick product in float32, for whose four roundings, and
+        # those near zero, this leaves room; the others are looked at exactly.
+        needed = (limit - 2.0**-148) * samples - largest * (slack.offset + 2.0**-146)
+        least = needed / slack.factor * (1 - 1e-6) - 2.0**-147
+        highest = past.rows.double() * past.columns.max() + now.rows.double() * now.columns.max()
+        hot = (highest * largest >= least).nonzero().squeeze(1)
         found = [hot[:0]]
-        for rows in hot.split(max(1, TILE // len(self.columns))):
-            products = weight[rows].abs().float() * self.columns
-            hit = (products >= least[rows, None].float()).nonzero()
-            index = rows[hit[:, 0]] * len(self.columns) + hit[:, 1]
-            sums = self.at(index).double()
-            of = weight[index // len(self.columns), index % len(self.columns)].abs().double()
-            reach = (slack.raise_(of, sums, samples) >= limit) & (of > 0) & (sums > 0)
+        for rows in hot.split(max(1, TILE // into)):
+            sums = torch.outer(past.rows[rows], past.columns)
+            sums += torch.outer(now.rows[rows], now.columns)
+            hit = (sums.mul_(weight[rows].abs().float()) >= least).nonzero()
+            index = rows[hit[:, 0]] * into + hit[:, 1]
+            of = weight[index // into, index % into].abs().double()
+            exact = self.at(index).double()
+            reach = (slack.raise_(of, exact, samples) >= limit) & (of > 0) & (exact > 0)
             found.append(index[reach])
         return torch.cat(found)
-
-    def _least(
-        self, weight: torch.Tensor, limit: float, samples: int, slack: Rounding
-    ) -> torch.Tensor:
-        """What ``|W_ij| * columns_j`` must be, in float32, for a weight of row ``i`` to reach.
-
-        ``[out]`` float64, and float32 rounds it to nothing larger than the rounding of that
-        product allows: this sorts out most weights quickly, and the others are looked at exactly.
-        """
-        offset = float(_largest(weight)) * slack.offset
-        needed = (limit - 2.0**-148) * samples - offset
-        least = needed / (self.rows.double() * slack.factor) * (1 - 1e-6) - 2.0**-147
-        return torch.where(self.rows > 0, least, torch.inf)
 
 
 def _largest(weight: torch.Tensor) -> torch.Tensor:

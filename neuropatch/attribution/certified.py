@@ -28,7 +28,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import nn
 
-from neuropatch.attribution.bounds import RankOneBound, Rounding
+from neuropatch.attribution.bounds import Bound, Rounding
 from neuropatch.attribution.candidates import Candidates
 from neuropatch.attribution.selection import TopSelector
 from neuropatch.attribution.tap import LinearTap, Seen
@@ -50,7 +50,7 @@ FIRST_SHARE = 0.0015
 FIRST_PER_TAKEN = 100
 """Candidates from the start for each weight that will be taken, at the least."""
 
-REACH = 0.6
+REACH = 0.5
 """A weight joins when its bound could reach this share of the threshold before the next look."""
 
 LOOKS = 8
@@ -136,7 +136,7 @@ class _Watcher:
         device = slots[0].parameter.device
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         self.candidates = {slot.matrix: Candidates.at(nothing, 1) for slot in slots}
-        self.bounds = {slot.matrix: RankOneBound.none(slot.slot.shape, device) for slot in slots}
+        self.bounds = {slot.matrix: Bound.none(slot.slot.shape, device) for slot in slots}
 
     @contextmanager
     def recording(self, batch: PackedBatch) -> Iterator[None]:
@@ -150,7 +150,7 @@ class _Watcher:
     def _take(self, seen: Seen) -> None:
         for slot in self._by_layer[seen.name]:
             grad = slot.rows_of(seen.grad.T).T
-            self.bounds[slot.matrix].add(grad, seen.input)
+            self.bounds[slot.matrix].now.add(grad, seen.input)
             self.candidates[slot.matrix].add(grad, seen.input, seen.offsets)
 
     def _after_batch(self) -> None:
@@ -166,8 +166,7 @@ class _Watcher:
             for matrix, candidates in self.candidates.items()
             for name, values in {
                 **candidates.state(),
-                "bound.rows": self.bounds[matrix].rows,
-                "bound.columns": self.bounds[matrix].columns,
+                **self.bounds[matrix].state(),
             }.items()
         }
 
@@ -186,7 +185,7 @@ class _Watcher:
                 if name.startswith(f"{matrix}/")
             }
             self.candidates[matrix] = Candidates.loaded(mine)
-            self.bounds[matrix] = RankOneBound(mine["bound.rows"], mine["bound.columns"])
+            self.bounds[matrix] = Bound.loaded(mine)
 
 
 class CertifiedPass(_Watcher):
@@ -226,13 +225,13 @@ class CertifiedPass(_Watcher):
         """
         for matrix, slot in self._slots.items():
             weight = slot.weight()
-            for row, tile in self.bounds[matrix].tiles():
+            for row, tile in self.bounds[matrix].now.tiles():
                 chooser.add(matrix, tile, weight[row : row + len(tile)], first_row=row)
         for matrix, _, index in chooser.taken():
             self.candidates[matrix] = Candidates.at(index, self._into(matrix))
         self.most_bytes = self.bytes + chooser.bytes
         for matrix, slot in self._slots.items():
-            self.bounds[matrix] = RankOneBound.none(slot.slot.shape, slot.parameter.device)
+            self.bounds[matrix] = Bound.none(slot.slot.shape, slot.parameter.device)
         self.samples = self.batches = 0
 
     def _after_batch(self) -> None:
@@ -253,9 +252,11 @@ class CertifiedPass(_Watcher):
                 level = REACH * limit * self._pass.total / seen_next
                 bound.check_finite(matrix, weight)
                 index = bound.reaching(weight, level, 1, self._pass.slack)
-                index = index[~torch.isin(index, self.candidates[matrix].index(len(bound.columns)))]
-                found = Candidates.at(index, len(bound.columns), bound.at(index))
+                index = index[~torch.isin(index, self.candidates[matrix].index(self._into(matrix)))]
+                found = Candidates.at(index, self._into(matrix), bound.at(index))
                 pool.offer(matrix, found, found.weights(weight) * found.rest / limit)
+        for bound in self.bounds.values():
+            bound.settle()
         cohort = 1 + list(self._looks).index(self.batches)
         for matrix, found in pool.taken():
             found.cohort.fill_(cohort)
@@ -310,10 +311,10 @@ class CertifiedPass(_Watcher):
             reach = self._pass.slack.raise_(late.weights(weight).double(), sums, self.samples)
             late = late.pick((reach >= limit) & (late.weights(weight) * sums > 0))
             late = Candidates(late.rows, late.columns, 0 * late.sums, late.sums, late.cohort)
-            outside = index[~torch.isin(index, mine.index(len(bound.columns)))]
+            outside = index[~torch.isin(index, mine.index(self._into(matrix)))]
             never = torch.full_like(outside, len(self._looks) + 1, dtype=torch.uint8)
-            others = Candidates.at(outside, len(bound.columns), cohort=never)
-            both = late.joined(others, len(bound.columns))
+            others = Candidates.at(outside, self._into(matrix), cohort=never)
+            both = late.joined(others, self._into(matrix))
             if len(both):
                 left[matrix] = both
             self._check_count(sum(map(len, left.values())))
@@ -349,16 +350,17 @@ class SecondLook(_Watcher):
         self._selector = selector
         self._pass = samples
         self._looks = list(samples.looks())
-        self._whole = dict(self.bounds)
+        self._whole = {matrix: bound.whole() for matrix, bound in self.bounds.items()}
 
     def start(
         self,
         undecided: Mapping[MatrixId, Candidates],
-        whole: Mapping[MatrixId, RankOneBound],
+        bounds: Mapping[MatrixId, Bound],
     ) -> None:
         """Begin with weights of :meth:`CertifiedPass.undecided`, and the bounds of that pass."""
         for matrix in self._slots:
-            self.candidates[matrix], self._whole[matrix] = undecided[matrix], whole[matrix]
+            self.candidates[matrix] = undecided[matrix]
+            self._whole[matrix] = bounds[matrix].whole()
 
     @property
     def done(self) -> bool:
@@ -372,7 +374,7 @@ class SecondLook(_Watcher):
         here = self._looks.index(self.batches) + 1 if self.batches in self._looks else None
         for matrix, mine in self.candidates.items():
             weights = mine.weights(self._slots[matrix].weight()).double()
-            left = self._whole[matrix].without(self.bounds[matrix], self.batches)
+            left = self._whole[matrix].without(self.bounds[matrix].now, self.batches)
             rest = left.at(mine.index(self._into(matrix)))
             if here is not None:
                 # All that is left of these is what they had summed after this batch.

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuropatch.attribution import certified
-from neuropatch.attribution.bounds import RankOneBound, Rounding
+from neuropatch.attribution.bounds import Bound, RankOneBound, Rounding
 from neuropatch.attribution.candidates import Candidates
 from neuropatch.attribution.certified import CertifiedPass, Samples, SecondLook, first_count
 from neuropatch.attribution.certified_run import CertifiedRun
@@ -180,14 +180,16 @@ def test_bounds_are_never_below_computed_scores(data, scale):
     lengths = data.draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1,
                                  max_size=3))  # fmt: skip
     weight = matrix(out, into) * scale
-    bound = RankOneBound.none((out, into), torch.device("cpu"))
+    bound = Bound.none((out, into), torch.device("cpu"))
     sums = torch.zeros(out, into)
     for batch in lengths:
         tokens = sum(batch)
         grad, x = matrix(tokens, out) * scale, matrix(tokens, into)
         offsets = torch.tensor([0, *batch]).cumsum(0)
         snip_accumulate_(sums, grad, x, offsets)
-        bound.add(grad, x)
+        bound.now.add(grad, x)
+        if data.draw(st.booleans()):
+            bound.settle()
     flat = [length for batch in lengths for length in batch]
     slack = Rounding.of(flat, len(lengths))
     scores = (sums * weight.abs() / len(flat)).reshape(-1)
@@ -236,6 +238,18 @@ def test_a_token_without_a_gradient_loosens_nothing():
     without.add(grad[[0, 1, 3]], x[[0, 1, 3]])
     assert torch.equal(with_it.columns, without.columns)
     assert torch.equal(with_it.rows, without.rows)
+
+
+def test_two_parts_are_tighter_than_the_whole():
+    """What rows did in the past does not meet what columns do now."""
+    bound = Bound.none((2, 2), torch.device("cpu"))
+    bound.now.add(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    bound.settle()
+    bound.now.add(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
+    assert bound.at(torch.tensor([1, 2])).tolist() == [0, 0]
+    assert (bound.whole().at(torch.tensor([0, 1, 2, 3])) > 0.99).all()
+    slack = Rounding.of([1, 1], 2)
+    assert bound.reaching(torch.ones(2, 2), 1e-30, 2, slack).tolist() == [0, 3]
 
 
 def test_balanced_tokens_make_the_bound_tight():
