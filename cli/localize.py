@@ -19,6 +19,8 @@ EPILOG = options.examples(
     "--general alpaca.csv --p 1e-4 --q 1e-4 -o spin.safetensors",
     "neuropatch localize user/model@main --dataset a=a.jsonl --dataset b=b.jsonl --general g.jsonl "
     "--scope model --p 2000 --q 2000 -o spin.safetensors",
+    "neuropatch localize my-model --method contrast --pii people.jsonl --general g.csv "
+    "--max-neurons 20 -o contrast.safetensors",
     "neuropatch localize my-model --dataset a=user/data:train --dataset b=b.parquet "
     "--general g.csv --q 100 --max-memory 8GB --resume -o spin.safetensors",
 )
@@ -31,51 +33,89 @@ def register(app: typer.Typer) -> None:
 
 def localize(
     model: options.ModelArgument,
+    output: options.PatchOutput,
     dataset: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Data set that conflicts with the others: a CSV, JSONL, JSON, Parquet or text "
             "file, or user/name[@revision][:split] on the Hub. Repeat it for each.",
             metavar="NAME=FILE",
         ),
-    ],
-    output: options.PatchOutput,
+    ] = None,
     general: Annotated[
         str | None,
         typer.Option(help="Data set whose abilities are kept.", metavar="FILE"),
     ] = None,
+    pii: options.Pii = None,
+    text: options.PiiText = None,
+    category: options.Category = None,
+    retain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Data set whose behaviour is kept: records with personal data, or prompts and "
+            "responses. Repeat it for each.",
+            metavar="NAME=FILE",
+        ),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="Method that finds the weights.", metavar="METHOD")
+        str,
+        typer.Option(
+            help="Method that finds the weights or units; see neuropatch methods.",
+            metavar="METHOD",
+        ),
     ] = "spin",
-    samples: options.Samples = 128,
+    samples: options.TrainingSamples = None,
     seed: options.Seed = 0,
     p: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Weights that the general set protects: a fraction, or a count from 1 up.",
             metavar="AMOUNT",
         ),
-    ] = 5e-7,
+    ] = None,
     q: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Top weights taken of each data set: a fraction, or a count from 1 up.",
             metavar="AMOUNT",
         ),
-    ] = 5e-7,
+    ] = None,
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Weights to look at: mlp, attn, all, or roles such as up,down.", metavar="TARGET"
         ),
-    ] = "mlp",
+    ] = None,
     scope: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Count amounts within each matrix, each layer, or the whole model.",
             metavar="matrix|layer|model",
         ),
-    ] = "matrix",
+    ] = None,
+    max_neurons: Annotated[
+        int | None, typer.Option(help="Most units that are edited.", metavar="N")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="The same as a share of the units; 0.0005 if neither is given.", metavar="SHARE"
+        ),
+    ] = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(help="What is done to what was found.", metavar="zero|scale|steer|noise"),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="How strongly: the factor of scale, or of a steering.", metavar="X"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any parameter of the method. Repeat it for each.", metavar="NAME=VALUE"
+        ),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     max_length: options.MaxLength = None,
@@ -95,28 +135,38 @@ def localize(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Find the weights behind a behaviour, and write them as a patch.
+    """Find the weights or units behind a behaviour; write a patch.
 
     SPIN, the default method, finds the weights that two or more conflicting data sets share and
-    that the general data set does not need; the patch sets them to zero.
+    that the general data set does not need; the patch sets them to zero. Other methods find the
+    units that carry personal data (--pii); neuropatch methods lists them.
     """
     out = Output(json, quiet)
     from neuropatch.attribution.memory import parse_size
     from neuropatch.data.columns import ColumnOptions
     from neuropatch.methods._base import Limits
-    from neuropatch.pipeline import DataOptions
+    from neuropatch.pipeline import DataFiles, DataOptions
     from neuropatch.pipeline import localize as run
 
     from .views import patch_lines, patch_summary
 
     check_patch_output(output)
     state = output.with_suffix(".resume") if resume else None
+    records, mode = _records(pii, text)
+    files = DataFiles(
+        datasets=named("--dataset", dataset),
+        general=general,
+        pii=records,
+        retain=named("--retain", retain),
+    )
     data = DataOptions(
         samples=samples,
         seed=seed,
         columns=ColumnOptions(prompt=prompt_column, response=response_column, text=text_column),
         max_length=max_length,
         chat_template=chat_template,
+        pii_mode=mode,
+        category=category,
     )
     limits = Limits(
         batch_tokens=batch_tokens,
@@ -124,14 +174,24 @@ def localize(
         mode=memory,
         resume=state,
     )
+    config: dict[str, Any] = {
+        "p": p,
+        "q": q,
+        "target": target,
+        "scope": scope,
+        "max_neurons": max_neurons,
+        "budget": budget,
+        "edit": edit,
+        "strength": strength,
+        **named("--set", set_),
+    }
     try:
         with out.progress() as progress:
             found = run(
                 model,
+                files,
                 method=method,
-                config={"p": p, "q": q, "target": target, "scope": scope},
-                datasets=named_files(dataset),
-                general=general,
+                config=config,
                 data=data,
                 dtype=dtype,
                 device=device,
@@ -161,6 +221,24 @@ def localize(
     )
 
 
+def _records(pii: str | None, text: str | None) -> tuple[str | None, str]:
+    """The file with personal data, and how it is told there.
+
+    Raises:
+        UsageError: If one of the two options lacks the other.
+    """
+    if pii != "auto":
+        if text is not None:
+            raise UsageError(
+                "--text holds the texts in which --pii auto finds personal data",
+                hint="add --pii auto, or leave out --text",
+            )
+        return pii, "marked"
+    if text is None:
+        raise UsageError("--pii auto needs texts to look through", hint="add --text FILE")
+    return text, "auto"
+
+
 def _forget(state: Path) -> None:
     """Remove the state of a run that is done, and nothing else that may lie in its folder."""
     (state / "state.safetensors").unlink(missing_ok=True)
@@ -168,20 +246,26 @@ def _forget(state: Path) -> None:
         state.rmdir()
 
 
-def named_files(arguments: list[str]) -> dict[str, str]:
-    """``NAME=FILE`` arguments as a map.
+_NAMED = {
+    "--dataset": ("NAME=FILE", "privacy=privacy.csv", "data sets"),
+    "--retain": ("NAME=FILE", "others=others.jsonl", "data sets"),
+    "--set": ("NAME=VALUE", "steps=100", "parameters"),
+}
+
+
+def named(option: str, arguments: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` arguments of an option as a map.
 
     Raises:
         UsageError: If one is malformed, or a name occurs twice.
     """
-    named: dict[str, str] = {}
-    for argument in arguments:
-        name, equals, file = argument.partition("=")
-        if not (name and equals and file):
-            raise UsageError(
-                f"--dataset {argument} is not NAME=FILE", hint="write privacy=privacy.csv"
-            )
-        if name in named:
-            raise UsageError(f"two data sets are called '{name}'", hint="give each its own NAME")
-        named[name] = file
-    return named
+    form, example, what = _NAMED[option]
+    found: dict[str, str] = {}
+    for argument in arguments or ():
+        name, equals, value = argument.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option} {argument} is not {form}", hint=f"write {example}")
+        if name in found:
+            raise UsageError(f"two {what} are called '{name}'", hint="give each its own NAME")
+        found[name] = value
+    return found

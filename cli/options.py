@@ -34,6 +34,35 @@ Samples = Annotated[
         help="Rows taken of each data set; all rows if there are fewer.", min=1, metavar="N"
     ),
 ]
+TrainingSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        help="Rows taken of each data set, chosen by the seed; 128 if not given, and all records "
+        "with personal data.",
+        min=1,
+        metavar="N",
+    ),
+]
+Pii = Annotated[
+    str | None,
+    typer.Option(
+        help="Records with personal data: rows of text and spans, or of prompt and target; or "
+        "auto, which finds it in the texts of --text.",
+        metavar="FILE|auto",
+    ),
+]
+PiiText = Annotated[
+    str | None,
+    typer.Option("--text", help="Texts that --pii auto looks through.", metavar="FILE"),
+]
+Category = Annotated[
+    str | None,
+    typer.Option(
+        help="The only category of personal data to forget, such as phone; all if not given.",
+        metavar="NAME",
+    ),
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(help="Tokens kept of each sample; all if not given.", min=2, metavar="N"),

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neuropatch.checkpoint.index import Checkpoint
-from neuropatch.checkpoint.plan import make_plan
+from neuropatch.checkpoint.stored import as_stored
 from neuropatch.data.columns import ColumnOptions
 from neuropatch.data.corpus import Corpus, load_corpus
-from neuropatch.errors import DataError, ModelError
+from neuropatch.data.pii.corpus import PiiCorpus, PiiOptions, load_pii
+from neuropatch.data.pii.records import is_marked
+from neuropatch.data.tables import read_table
+from neuropatch.errors import DataError, ModelError, UsageError
 from neuropatch.hub.resolve import ResolvedModel, resolve_model
-from neuropatch.methods._base import Inputs, Limits, Localization, find_method
+from neuropatch.methods._base import GENERAL, PII, Given, Inputs, Limits, Localization, find_method
+from neuropatch.methods._parameters import parse_parameters
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
 
@@ -23,32 +27,79 @@ if TYPE_CHECKING:
     from neuropatch.data.tokenize import Tokenizer
 
 
+DEFAULT_SAMPLES = 128
+"""Rows taken of a data set when the user names no number (SPIN's)."""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The data sets of a run: files, or data sets on the Hub.
+
+    Attributes:
+        datasets: Conflicting data sets by name.
+        general: The data set whose abilities are kept.
+        pii: Records with personal data that is to be forgotten.
+        retain: Data sets whose behaviour is kept, by name; records with personal data among them.
+    """
+
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    general: str | None = None
+    pii: str | None = None
+    retain: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, kind: str) -> Given:
+        """What a method is given, on a model of a kind.
+
+        Raises:
+            UsageError: If two data sets have the same name.
+        """
+        names = [*self.datasets, *self.retain]
+        names += [name for name in (PII, GENERAL) if getattr(self, name) is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"two data sets are called '{name}'", hint="give each its own NAME"
+                )
+        return Given(
+            tuple(self.datasets),
+            self.general is not None,
+            self.pii is not None,
+            tuple(self.retain),
+            kind,
+        )
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """How every data set of a run is read.
 
     Attributes:
-        samples: Most rows taken of each.
+        samples: Most rows taken of each; None takes 128, and all records with personal data.
         seed: Seed of the choice of rows.
         columns: Columns; what is None is guessed, and said.
         max_length: Most tokens kept of a sample; None keeps all.
         chat_template: Put prompts into the model's chat template.
+        pii_mode: How personal data is told, see :class:`neuropatch.data.pii.corpus.PiiOptions`.
+        region: Country of telephone numbers without a country code.
+        category: The only category of personal data that is to be forgotten; None for all.
     """
 
-    samples: int = 128
+    samples: int | None = None
     seed: int = 0
     columns: ColumnOptions = field(default_factory=ColumnOptions)
     max_length: int | None = None
     chat_template: bool = False
+    pii_mode: str = "marked"
+    region: str = "US"
+    category: str | None = None
 
 
 def localize(
     model: str,
+    files: DataFiles,
     *,
     method: str = "spin",
     config: Mapping[str, Any] | None = None,
-    datasets: Mapping[str, str],
-    general: str | None = None,
     data: DataOptions | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -60,10 +111,9 @@ def localize(
 
     Args:
         model: A local folder, or ``user/name[@revision]`` on the Hub.
+        files: The data sets.
         method: Name of a method, see :func:`neuropatch.methods._base.method_names`.
-        config: The method's parameters; its defaults for those left out.
-        datasets: Files or Hub data sets by name.
-        general: The data set whose abilities are kept.
+        config: The method's parameters, as values or as texts; its defaults for those left out.
         data: How data sets are read.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, or a torch device.
@@ -78,11 +128,13 @@ def localize(
         NeuropatchError: If anything about the model, the data or the options is wrong.
     """
     chosen = find_method(method)
-    parameters = chosen.config(**(config or {}))
+    parameters = parse_parameters(chosen, config or {})
     data = data or DataOptions()
+    given = files.given("causal")
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
-    chosen.check(checkpoint.layout, list(datasets), general is not None, parameters)
+    chosen.check_given(given)
+    chosen.check(checkpoint.layout, given, parameters)
     # Imported late: everything above refuses bad input without loading transformers.
     from neuropatch.models.loading import (
         load_causal_model,
@@ -94,16 +146,19 @@ def localize(
     parse_dtype(dtype)
     parse_device(device)
     tokenizer = load_tokenizer(resolved.folder)
-    corpora = {name: _corpus(spec, name, tokenizer, data) for name, spec in datasets.items()}
-    kept = None if general is None else _corpus(general, "general", tokenizer, data)
-    for corpus in [*corpora.values(), *([kept] if kept is not None else [])]:
-        _check_fits(corpus, checkpoint)
-        for sentence in corpus.notes:
-            note(sentence)
+    reader = _Reader(checkpoint, tokenizer, data, note)
+    # Read before the model is loaded, so that bad data is refused at once.
+    datasets = {name: reader.corpus(spec, name) for name, spec in files.datasets.items()}
+    general = None if files.general is None else reader.corpus(files.general, GENERAL)
+    pii = None if files.pii is None else reader.forgotten(files.pii)
+    retain = {name: reader.kept(spec, name) for name, spec in files.retain.items()}
     inputs = Inputs(
         model=load_causal_model(resolved.folder, dtype=dtype, device=device),
-        datasets=corpora,
-        general=kept,
+        datasets=datasets,
+        general=general,
+        pii=pii,
+        retain=retain,
+        tokenizer=tokenizer,
         base_model=resolved.base,
         seed=data.seed,
         limits=limits or Limits(),
@@ -114,20 +169,63 @@ def localize(
     return replace(found, patch=_as_stored(found.patch, checkpoint, resolved))
 
 
-def _corpus(spec: str, name: str, tokenizer: Tokenizer, data: DataOptions) -> Corpus:
-    return load_corpus(
-        spec,
-        name=name,
-        samples=data.samples,
-        seed=data.seed,
-        columns=data.columns,
-        tokenizer=tokenizer,
-        max_length=data.max_length,
-        chat_template=data.chat_template,
-    )
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the data sets of a run, checks that they fit the model, and passes on their notes."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    data: DataOptions
+    note: Callable[[str], None]
+
+    def corpus(self, spec: str, name: str) -> Corpus:
+        """Prompts and responses, or plain texts."""
+        data = self.data
+        corpus = load_corpus(
+            spec,
+            name=name,
+            samples=DEFAULT_SAMPLES if data.samples is None else data.samples,
+            seed=data.seed,
+            columns=data.columns,
+            tokenizer=self.tokenizer,
+            max_length=data.max_length,
+            chat_template=data.chat_template,
+        )
+        self._accept(corpus)
+        return corpus
+
+    def forgotten(self, spec: str) -> PiiCorpus:
+        """Records whose personal data is to be forgotten."""
+        found = self._records(spec, PII, self.data.pii_mode)
+        return found if self.data.category is None else found.of_category(self.data.category)
+
+    def kept(self, spec: str, name: str) -> Corpus | PiiCorpus:
+        """A data set to retain: records if its columns mark personal data, else a corpus."""
+        if is_marked(read_table(spec)):
+            return self._records(spec, name, "marked")
+        return self.corpus(spec, name)
+
+    def _records(self, spec: str, name: str, mode: str) -> PiiCorpus:
+        data = self.data
+        corpus = load_pii(
+            spec,
+            name=name,
+            samples=data.samples,
+            seed=data.seed,
+            options=PiiOptions(mode, data.region, data.columns),
+            tokenizer=self.tokenizer,
+            max_length=data.max_length,
+        )
+        self._accept(corpus)
+        return corpus
+
+    def _accept(self, corpus: Corpus | PiiCorpus) -> None:
+        _check_fits(corpus, self.checkpoint)
+        for sentence in corpus.notes:
+            self.note(sentence)
 
 
-def _check_fits(corpus: Corpus, checkpoint: Checkpoint) -> None:
+def _check_fits(corpus: Corpus | PiiCorpus, checkpoint: Checkpoint) -> None:
     """Refuse samples that the model has no embeddings or positions for.
 
     Raises:
@@ -155,11 +253,10 @@ def _check_fits(corpus: Corpus, checkpoint: Checkpoint) -> None:
 
 def _as_stored(patch: NeuronPatch, checkpoint: Checkpoint, resolved: ResolvedModel) -> NeuronPatch:
     """The patch with the values that the files hold, which another dtype may have rounded."""
-    stored = make_plan(checkpoint, [patch]).undo_patch()
     declared = checkpoint.config.get("license")
     metadata = replace(
         patch.metadata,
         base_model=resolved.base,
         license=declared if isinstance(declared, str) else None,
     )
-    return replace(stored, metadata=metadata)
+    return as_stored(replace(patch, metadata=metadata), checkpoint)

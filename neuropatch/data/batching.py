@@ -189,7 +189,7 @@ def _pack(samples: Sequence[Sample]) -> PackedBatch:
         length = len(sample.ids) - 1
         ids += sample.ids[:-1]
         positions += range(length)
-        targets += [IGNORE_INDEX] * (sample.label_start - 1) + sample.ids[sample.label_start :]
+        targets += sample.targets(IGNORE_INDEX)
         offsets.append(offsets[-1] + length)
     return PackedBatch(
         input_ids=torch.tensor([ids], dtype=torch.int64),
@@ -212,7 +212,7 @@ def _collate(samples: Sequence[Sample], members: list[int], *, pad_id: int, drop
         ids = torch.tensor(sample.ids, dtype=torch.int64)
         input_ids[b, :length] = ids[:length]
         attention_mask[b, :length] = 1
-        targets[b, sample.label_start - 1 : len(sample.ids) - 1] = ids[sample.label_start :]
+        targets[b, : len(ids) - 1] = torch.tensor(sample.targets(IGNORE_INDEX), dtype=torch.int64)
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -51,6 +51,38 @@ class Sample:
         """Number of tokens whose likelihood counts."""
         return len(self.ids) - self.label_start
 
+    def targets(self, ignored: int) -> list[int]:
+        """What each token has to predict, for all tokens but the last.
+
+        Args:
+            ignored: Stands where the next token's likelihood does not count.
+        """
+        return [ignored] * (self.label_start - 1) + self.ids[self.label_start :]
+
+
+@dataclass(frozen=True)
+class MaskedSample(Sample):
+    """A sample of which only some tokens count.
+
+    Attributes:
+        counted: For each token of ``ids`` whether its likelihood counts; false before
+            ``label_start``.
+    """
+
+    counted: tuple[bool, ...]
+
+    @property
+    def label_count(self) -> int:
+        """Number of tokens whose likelihood counts."""
+        return sum(self.counted)
+
+    def targets(self, ignored: int) -> list[int]:
+        """What each token has to predict, for all tokens but the last; see :class:`Sample`."""
+        return [
+            token if counts else ignored
+            for token, counts in zip(self.ids[1:], self.counted[1:], strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class TokenizedCorpus:

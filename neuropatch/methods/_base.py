@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from neuropatch.data.corpus import Corpus
+    from neuropatch.data.pii.corpus import PiiCorpus
+    from neuropatch.data.tokenize import Tokenizer
     from neuropatch.models.layout import Layout
+
+GENERAL, PII = "general", "pii"
+"""Names, in patches and messages, of the two data sets that users do not name."""
+
+DATA: Mapping[str, str] = {
+    "datasets": "--dataset NAME=FILE",
+    "general": "--general FILE",
+    "pii": "--pii FILE",
+    "retain": "--retain NAME=FILE",
+}
+"""Kinds of data that methods use, and the options that give them."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +54,40 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a run is given, as far as it is known before anything is read.
+
+    Attributes:
+        datasets: Names of the conflicting data sets.
+        general: Whether there is a general data set.
+        pii: Whether there are records with personal data.
+        retain: Names of the data sets whose behaviour is kept.
+        kind: ``causal`` or ``masked``: what the language model predicts.
+    """
+
+    datasets: tuple[str, ...] = ()
+    general: bool = False
+    pii: bool = False
+    retain: tuple[str, ...] = ()
+    kind: str = "causal"
+
+    def __contains__(self, data: str) -> bool:
+        """Whether data of a kind, one of :data:`DATA`, is given."""
+        return bool(getattr(self, data))
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What a method works on.
 
     Attributes:
-        model: A causal language model in evaluation mode.
+        model: A language model in evaluation mode.
         datasets: The data sets whose conflict or behaviour is looked for, by the user's names.
         general: The data set whose abilities are kept, or None.
+        pii: Records whose personal data is to be forgotten, or None.
+        retain: Data sets whose behaviour is kept, by the user's names; of records with personal
+            data that is the personal data.
+        tokenizer: The model's tokenizer; None where no method's edit reads texts anew.
         base_model: What the patch says it was made from.
         seed: Seed that chose the rows.
         limits: Resources.
@@ -55,13 +96,34 @@ class Inputs:
     """
 
     model: nn.Module
-    datasets: Mapping[str, Corpus]
-    general: Corpus | None
+    datasets: Mapping[str, Corpus] = field(default_factory=dict)
+    general: Corpus | None = None
+    pii: PiiCorpus | None = None
+    retain: Mapping[str, Corpus | PiiCorpus] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
     base_model: BaseModel = field(default_factory=BaseModel)
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     progress: Progress = field(default_factory=Silent)
     note: Callable[[str], None] = field(default=lambda sentence: None)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The model's layout."""
+        # Imported late: declarations are read without torch.
+        from neuropatch.models.modules import model_layout
+
+        return model_layout(self.model)
+
+    @property
+    def corpora(self) -> tuple[Corpus | PiiCorpus, ...]:
+        """All data sets, in the order of a patch's metadata."""
+        single = (self.pii, self.general)
+        return (
+            *self.datasets.values(),
+            *(one for one in single if one is not None),
+            *self.retain.values(),
+        )
 
 
 @dataclass(frozen=True)
@@ -85,26 +147,56 @@ class Method:
 
     Attributes:
         name: Its name on the command line.
+        summary: What it does, in one sentence without a full stop.
         paper: Where it is published.
-        granularity: ``weights`` or ``units``.
-        config: The frozen dataclass of its parameters.
-        check: Refuses, before the model is loaded, what cannot work: takes the layout, the names
-            of the data sets, whether there is a general one, and an instance of ``config``.
+        granularity: What it finds: ``weights``, ``units``, or both.
+        config: The frozen dataclass of its parameters, all of which have a default.
+        needs: Kinds of data, of :data:`DATA`, that it does not work without.
+        takes: Kinds of data that it can use besides.
+        check: Refuses, before the model is loaded, what cannot work with a layout, what is given
+            and an instance of ``config``.
         run: Finds the patch: inputs and an instance of ``config`` to a localization.
+        kinds: Language models that it is for: ``causal``, ``masked``.
     """
 
     name: str
+    summary: str
     paper: str
     granularity: str
     config: type[Any]
-    check: Callable[[Layout, Sequence[str], bool, Any], object]
+    needs: frozenset[str]
+    takes: frozenset[str]
+    check: Callable[[Layout, Given, Any], object]
     run: Callable[[Inputs, Any], Localization]
+    kinds: tuple[str, ...] = ("causal",)
+
+    def check_given(self, given: Given) -> None:
+        """Refuse data that is missing, and data that would have no effect.
+
+        Raises:
+            UsageError: If there is such data, or the model is of another kind.
+        """
+        for data, option in DATA.items():
+            if data in self.needs and data not in given:
+                raise UsageError(f"{self.name} needs {option}", hint=f"give {option}")
+            if data in given and data not in self.needs | self.takes:
+                uses = [DATA[one] for one in DATA if one in self.needs | self.takes]
+                raise UsageError(
+                    f"{self.name} does not use {option}",
+                    hint=f"leave it out; it uses {', '.join(uses) or 'no data'}",
+                )
+        if given.kind not in self.kinds:
+            raise UsageError(
+                f"{self.name} is for {' and '.join(self.kinds)} language models, "
+                f"and this one is {given.kind}",
+                hint="choose another method",
+            )
 
 
 def method_names() -> tuple[str, ...]:
     """Names of all methods; imports none of them."""
     modules = (module.name for module in iter_modules(methods.__path__))
-    return tuple(sorted(name for name in modules if not name.startswith("_")))
+    return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
 
 
 def find_method(name: str) -> Method:
@@ -117,5 +209,6 @@ def find_method(name: str) -> Method:
         raise UsageError(
             f"there is no method '{name}'", hint=f"choose from {', '.join(method_names())}"
         )
-    method: Method = import_module(f"neuropatch.methods.{name}").METHOD
+    module = import_module(f"neuropatch.methods.{name.replace('-', '_')}")
+    method: Method = module.METHOD
     return method

@@ -17,8 +17,8 @@ weights, and it drops the response's first token where the tokenizer adds no BOS
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,20 +33,16 @@ from neuropatch.attribution.plan import ScorePlan, plan_scores
 from neuropatch.attribution.run import TopWeightsRun, Wanted
 from neuropatch.attribution.selection import SCOPES, IndexSets, amount_of, parse_amount
 from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights
-from neuropatch.data.corpus import Corpus
 from neuropatch.errors import SelectionError, UsageError
-from neuropatch.kernels import backends
-from neuropatch.methods._base import Inputs, Limits, Localization, Method
+from neuropatch.methods._base import GENERAL, Given, Inputs, Limits, Localization, Method
+from neuropatch.methods._metadata import patch_metadata
 from neuropatch.models.coordinates import MatrixId, parse_target
 from neuropatch.models.layout import Layout
-from neuropatch.models.modules import model_layout, resolve_parameters
+from neuropatch.models.modules import resolve_parameters
 from neuropatch.patch.edits import WeightEdit
 from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.patch.runtime import to_numpy
-from neuropatch.provenance import library_versions
-
-GENERAL = "general"
 
 
 @dataclass(frozen=True)
@@ -89,16 +85,16 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
         ResourceError: If the scores do not fit the memory.
     """
     general = inputs.general
-    layout = model_layout(inputs.model)
-    notes = _check(layout, list(inputs.datasets), general is not None, config)
+    layout = inputs.layout
+    notes = _check(layout, Given(tuple(inputs.datasets), general is not None), config)
     assert general is not None  # what _check refuses
     matrices = layout.matrices(parse_target(config.target))
     wanted = {name: Wanted(corpus.samples, config.q) for name, corpus in inputs.datasets.items()}
     wanted[GENERAL] = Wanted(general.samples, config.p)
     plan = _plan(inputs.model, layout, matrices, inputs.limits, _largest_share(layout, config))
     inputs.note(f"plan: {plan.sentence()}")
-    corpora = [*inputs.datasets.values(), general]
-    metadata = _metadata(inputs, layout, corpora, config)
+    parameters = {**asdict(config), "conflicting": list(inputs.datasets)}
+    metadata = patch_metadata(inputs, METHOD, parameters)
     run = (CertifiedRun if plan.candidates else TopWeightsRun)(
         inputs.model,
         layout,
@@ -170,16 +166,14 @@ def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
     return notes
 
 
-def _check(
-    layout: Layout, datasets: Sequence[str], has_general: bool, config: SpinConfig
-) -> list[str]:
+def _check(layout: Layout, given: Given, config: SpinConfig) -> list[str]:
     """Refuse what cannot work; returns sentences on what will be left out."""
-    if len(datasets) < 2 or not has_general:
+    if len(given.datasets) < 2 or not given.general:
         raise UsageError(
             "spin compares data sets that conflict",
             hint="give at least two --dataset NAME=FILE, and --general FILE",
         )
-    if GENERAL in datasets:
+    if GENERAL in given.datasets:
         raise UsageError(
             f"a conflicting data set cannot be called '{GENERAL}'", hint="choose another NAME"
         )
@@ -223,29 +217,6 @@ def _plan(
         mode=limits.mode,
         share=share,
         obstacle=obstacle(parameters[0].dtype),
-    )
-
-
-def _metadata(
-    inputs: Inputs, layout: Layout, corpora: list[Corpus], config: SpinConfig
-) -> PatchMetadata:
-    parameters = {
-        "p": config.p,
-        "q": config.q,
-        "target": config.target,
-        "scope": config.scope,
-        "seed": inputs.seed,
-        "dtype": str(next(inputs.model.parameters()).dtype).removeprefix("torch."),
-        "batch_tokens": inputs.limits.batch_tokens,
-        "conflicting": list(inputs.datasets),
-    }
-    return PatchMetadata(
-        architecture=layout.signature,
-        base_model=inputs.base_model,
-        method={"name": METHOD.name, "paper": METHOD.paper, "parameters": parameters},
-        datasets=tuple(corpus.record() for corpus in corpora),
-        versions=library_versions(),
-        kernels={backend.op: backend.backend for backend in backends()},
     )
 
 
@@ -304,9 +275,13 @@ def _statistics(
 
 METHOD = Method(
     name="spin",
+    summary="suppress the weights that conflicting data sets share and general ability does not "
+    "need",
     paper="arXiv 2410.16672",
     granularity="weights",
     config=SpinConfig,
+    needs=frozenset({"datasets", "general"}),
+    takes=frozenset(),
     check=_check,
     run=localize,
 )

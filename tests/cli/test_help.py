@@ -96,7 +96,7 @@ def test_no_arguments_print_the_help_on_stderr(cli):
         (["inspect", "p", "--jsn"], "no such option: --jsn", "see neuropatch inspect --help"),
         (["inspect", "p", "q"], "unexpected extra argument", "see neuropatch inspect --help"),
         (["apply", "m"], "missing argument 'PATCH", "see neuropatch apply --help"),
-        (["localize", "m", "-o", "p"], "'--dataset'", "see neuropatch localize --help"),
+        (["localize", "m"], "'--output'", "see neuropatch localize --help"),
         (["localize", "m", "--seed", "x"], "'--seed'", "see neuropatch localize --help"),
         (["localize", "m", "--seed", "-1"], "'--seed'", "see neuropatch localize --help"),
         (["localize", "m", "--samples", "0"], "'--samples'", "see neuropatch localize --help"),

@@ -15,7 +15,7 @@ from neuropatch.data.columns import Columns
 from neuropatch.data.corpus import Corpus
 from neuropatch.data.tokenize import Sample, TokenizedCorpus
 from neuropatch.errors import OutputError, ResourceError, SelectionError, UsageError
-from neuropatch.methods._base import Inputs, Limits, find_method, method_names
+from neuropatch.methods._base import Given, Inputs, Limits, find_method, method_names
 from neuropatch.methods.spin import SpinConfig, coupled_sets, localize
 from neuropatch.models.coordinates import parse_target
 from neuropatch.models.modules import model_layout
@@ -280,7 +280,7 @@ def test_an_amount_of_no_weight_anywhere_is_an_error(inputs):
     # What the hint proposes must work.
     proposed = float(caught.value.hint.split()[2])
     layout = model_layout(inputs().model)
-    find_method("spin").check(layout, ["a", "b"], True, SpinConfig(q=proposed))
+    find_method("spin").check(layout, Given(("a", "b"), True), SpinConfig(q=proposed))
 
 
 def test_an_amount_of_no_weight_in_some_matrices_is_counted(inputs, corpus):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from neuropatch.data.columns import ColumnOptions, choose_columns, examples
 from neuropatch.data.pii.detect import find_pii
-from neuropatch.data.pii.records import Record, marked_records
+from neuropatch.data.pii.records import Record, Span, marked_records
 from neuropatch.data.pii.tokens import EncodedRecords, PiiSample, encode_records
 from neuropatch.data.sampling import sample_rows
 from neuropatch.data.tables import Table, read_table
@@ -88,6 +88,29 @@ class PiiCorpus:
             )
         )
 
+    def of_category(self, category: str) -> PiiCorpus:
+        """Only what is personal data of one category; the rest of each text counts as text.
+
+        Raises:
+            DataError: There is none.
+        """
+        kept = [
+            (replace(record, spans=_only(record.spans, category)), _sample_of(sample, category))
+            for record, sample in zip(self.records, self.samples, strict=True)
+            if sample.secret({category}).label_count
+        ]
+        if not kept:
+            raise DataError(
+                f"{self.source} has no personal data of category '{category}'",
+                hint=f"its categories are {', '.join(self.categories)}",
+            )
+        return replace(
+            self,
+            used=tuple(record.row for record, _ in kept),
+            records=tuple(record for record, _ in kept),
+            encoded=replace(self.encoded, samples=tuple(sample for _, sample in kept)),
+        )
+
     def record(self) -> dict[str, object]:
         """Describe the data set for a patch's metadata, in types that JSON knows."""
         return {
@@ -151,6 +174,21 @@ def load_pii(
         records=tuple(record for record in chosen if record.row in kept),
         encoded=encoded,
         notes=tuple(f"{name}: {note}" for note in notes),
+    )
+
+
+def _only(spans: Sequence[Span], category: str) -> tuple[Span, ...]:
+    return tuple(span for span in spans if span.category == category)
+
+
+def _sample_of(sample: PiiSample, category: str) -> PiiSample:
+    """The sample with the spans of one category; places of the others become plain text."""
+    kept = [index for index, one in enumerate(sample.categories) if one == category]
+    new = {old: number for number, old in enumerate(kept)}
+    return replace(
+        sample,
+        span_of=tuple(new.get(span, -1) for span in sample.span_of),
+        categories=tuple(category for _ in kept),
     )
 
 

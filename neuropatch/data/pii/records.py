@@ -57,6 +57,12 @@ class Record:
     spans: tuple[Span, ...]
 
 
+def is_marked(table: Table) -> bool:
+    """Whether the columns of a table are those of rows that mark their personal data."""
+    columns = set(table.columns)
+    return {"text", "spans"} <= columns or {"prompt", "target"} <= columns
+
+
 def marked_records(table: Table) -> tuple[list[Record], tuple[str, ...]]:
     """Read rows that say themselves where their personal data is.
 

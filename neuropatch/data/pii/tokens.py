@@ -8,12 +8,12 @@ that has more of its characters, to the first of two equals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuropatch.data.pii.records import Record
-from neuropatch.data.tokenize import Sample, Tokenizer, special_prefix
+from neuropatch.data.tokenize import MaskedSample, Sample, Tokenizer, special_prefix
 from neuropatch.errors import DataError, UsageError
 
 
@@ -33,6 +33,28 @@ class PiiSample(Sample):
     def pii_count(self) -> int:
         """Number of labels that are personal data."""
         return sum(span >= 0 for span in self.span_of[self.label_start :])
+
+    def secret(self, categories: Collection[str] | None = None) -> MaskedSample:
+        """The sample with the tokens of personal data as its only labels.
+
+        Args:
+            categories: Those that count; None for all.
+        """
+        return self._masked(
+            [
+                span >= 0 and (categories is None or self.categories[span] in categories)
+                for span in self.span_of
+            ]
+        )
+
+    def rest(self) -> MaskedSample | None:
+        """The sample with all other tokens as its labels; None if there are none."""
+        masked = self._masked([span < 0 for span in self.span_of])
+        return masked if masked.label_count else None
+
+    def _masked(self, wanted: list[bool]) -> MaskedSample:
+        counted = [place >= self.label_start and want for place, want in enumerate(wanted)]
+        return MaskedSample(self.row, self.ids, self.label_start, tuple(counted))
 
 
 @dataclass(frozen=True)

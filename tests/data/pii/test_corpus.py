@@ -77,3 +77,25 @@ def test_no_personal_data_at_all(tmp_path, plain_tokenizer):
 def test_an_unknown_mode():
     with pytest.raises(UsageError, match="choose marked or auto"):
         PiiOptions(mode="magic")
+
+
+def test_of_one_category_the_rest_is_text(tmp_path, plain_tokenizer):
+    text = "Ada has 555-0100 and ada@x.org now"
+    spans = [
+        {"start": 8, "end": 16, "category": "phone"},
+        {"start": 21, "end": 30, "category": "email"},
+    ]
+    spec = write(
+        tmp_path / "people.jsonl",
+        {"text": text, "spans": spans},
+        {"text": "call 555-0199", "spans": [{"start": 5, "end": 13, "category": "phone"}]},
+    )
+    corpus = load(spec, plain_tokenizer)
+    email = corpus.of_category("email")
+    assert (email.categories, email.used) == (("email",), (0,))
+    assert [record.spans for record in email.records] == [corpus.records[0].spans[1:]]
+    secret = corpus.samples[0].secret({"email"})
+    assert email.samples[0].secret().targets(-100) == secret.targets(-100)
+    assert corpus.of_category("phone").used == (0, 1)
+    with pytest.raises(DataError, match="no personal data of category 'card'"):
+        corpus.of_category("card")

@@ -107,3 +107,35 @@ def test_every_character_of_a_span_is_in_a_marked_token(bos_tokenizer, text, dat
     for (first, last), span in zip(offsets["offset_mapping"], sample.span_of[1:], strict=True):
         inside = any(start <= i < end and not text[i].isspace() for i in range(first, last))
         assert inside == (span == 0)
+
+
+BOTH = Record(
+    0, "Ada has 555-0100 and ada@x.org now", (Span(8, 16, "phone"), Span(21, 30, "email"))
+)
+
+
+def counted_text(tokenizer, sample) -> str:
+    ids = [i for i, counts in zip(sample.ids, sample.counted, strict=True) if counts]
+    return "".join(tokenizer.decode(ids).split())
+
+
+def test_labels_of_the_secret_and_of_the_rest_are_all_labels(plain_tokenizer):
+    (sample,) = encode_records([BOTH], plain_tokenizer).samples
+    secret, rest = sample.secret(), sample.rest()
+    assert counted_text(plain_tokenizer, secret) == "555-0100ada@x.org"
+    assert counted_text(plain_tokenizer, sample.secret({"email"})) == "ada@x.org"
+    assert secret.label_count == sample.pii_count
+    assert secret.label_count + rest.label_count == sample.label_count
+    assert not any(a and b for a, b in zip(secret.counted, rest.counted, strict=True))
+    assert [t for t in secret.targets(-100) if t != -100] == [
+        token for token, counts in zip(sample.ids, secret.counted, strict=True) if counts
+    ]
+    for masked in (secret, rest):
+        merged = [a if a != -100 else b for a, b in zip(secret.targets(-100), rest.targets(-100))]
+        assert merged == sample.targets(-100)
+        assert len(masked.targets(-100)) == len(sample.ids) - 1
+
+
+def test_a_text_of_personal_data_alone_has_no_rest(bos_tokenizer):
+    (sample,) = encode_records([Record(0, "Ada", (Span(0, 3, "name"),))], bos_tokenizer).samples
+    assert sample.rest() is None

@@ -1,0 +1,83 @@
+"""What all methods share: what they are given, and their parameters."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from neuropatch.errors import UsageError
+from neuropatch.methods._base import Given, Method, find_method, method_names
+from neuropatch.methods._parameters import parse_parameters
+
+
+@dataclass(frozen=True)
+class Config:
+    share: float = 0.5
+    steps: int = 3
+    fast: bool = False
+    limit: int | None = 7
+    name: str = "x"
+
+
+@pytest.fixture
+def method():
+    return Method(
+        name="probe",
+        summary="a method of this test",
+        paper="none",
+        granularity="units",
+        config=Config,
+        needs=frozenset({"pii"}),
+        takes=frozenset({"general"}),
+        check=lambda layout, given, config: None,
+        run=lambda inputs, config: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Given(), "probe needs --pii FILE"),
+        (Given(pii=True, retain=("kept",)), "probe does not use --retain NAME=FILE"),
+        (Given(pii=True, datasets=("a",)), "probe does not use --dataset NAME=FILE"),
+        (Given(pii=True, kind="masked"), "probe is for causal language models"),
+    ],
+)
+def test_data_that_is_missing_or_without_effect_is_refused(method, given, message):
+    with pytest.raises(UsageError, match=message):
+        method.check_given(given)
+
+
+def test_data_that_is_needed_or_taken_is_accepted(method):
+    method.check_given(Given(pii=True))
+    method.check_given(Given(pii=True, general=True))
+
+
+def test_parameters_are_read_as_their_types(method):
+    texts = {"share": "0.25", "steps": "4", "fast": "yes", "limit": "none", "name": "7"}
+    assert parse_parameters(method, texts) == Config(0.25, 4, True, None, "7")
+    assert parse_parameters(method, {"limit": "9", "steps": None}) == Config(limit=9)
+    assert parse_parameters(method, {"share": 0.1}) == Config(share=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ({"width": 3}, "probe has no parameter 'width'", "it has share, steps"),
+        ({"steps": "4.5"}, "steps is '4.5'", "give a whole number"),
+        ({"fast": "maybe"}, "fast is 'maybe'", "give true or false"),
+        ({"limit": "many"}, "limit is 'many'", "give a whole number"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(method, given, message, hint):
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_parameters(method, given)
+    assert hint in caught.value.hint
+
+
+def test_every_method_declares_itself():
+    for name in method_names():
+        method = find_method(name)
+        assert method.name == name
+        assert not method.summary.endswith(".")
+        assert not method.needs & method.takes
+        assert method.config() == method.config()
