@@ -131,7 +131,8 @@ def test_labels_of_the_secret_and_of_the_rest_are_all_labels(plain_tokenizer):
         token for token, counts in zip(sample.ids, secret.counted, strict=True) if counts
     ]
     for masked in (secret, rest):
-        merged = [a if a != -100 else b for a, b in zip(secret.targets(-100), rest.targets(-100))]
+        pairs = zip(secret.targets(-100), rest.targets(-100), strict=True)
+        merged = [b if a == -100 else a for a, b in pairs]
         assert merged == sample.targets(-100)
         assert len(masked.targets(-100)) == len(sample.ids) - 1
 
