@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,10 @@ from neuropatch.errors import UsageError
 from . import options
 from .output import Output, print_lines
 from .patch_output import check_patch_output, save_patch
+
+if TYPE_CHECKING:
+    from neuropatch.methods._base import Localization
+    from neuropatch.pipeline import DataFiles, RunOptions
 
 EPILOG = options.examples(
     "neuropatch localize my-model --dataset privacy=privacy.csv --dataset fairness=fairness.csv "
@@ -49,6 +53,12 @@ def localize(
     pii: options.Pii = None,
     text: options.PiiText = None,
     category: options.Category = None,
+    per_category: Annotated[
+        bool,
+        typer.Option(
+            "--per-category", help="A patch for each category, PATCH-CATEGORY.safetensors."
+        ),
+    ] = False,
     retain: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,10 +155,9 @@ def localize(
     from neuropatch.attribution.memory import parse_size
     from neuropatch.data.columns import ColumnOptions
     from neuropatch.methods._base import Limits
-    from neuropatch.pipeline import DataFiles, DataOptions
-    from neuropatch.pipeline import localize as run
+    from neuropatch.pipeline import DataFiles, DataOptions, RunOptions
 
-    from .views import patch_lines, patch_summary
+    from .views import patch_lines
 
     check_patch_output(output)
     state = output.with_suffix(".resume") if resume else None
@@ -187,38 +196,73 @@ def localize(
     }
     try:
         with out.progress() as progress:
-            found = run(
-                model,
-                files,
-                method=method,
-                config=config,
-                data=data,
-                dtype=dtype,
-                device=device,
-                limits=limits,
-                progress=progress,
-                note=out.note,
+            run = RunOptions(
+                method, config, data, dtype, device, limits, progress=progress, note=out.note
             )
+            found = _find(model, files, run, output, per_category=per_category)
     except KeyboardInterrupt:
         if state is not None and state.exists():
             out.note(f"progress is kept in {state}: the same command goes on from there")
         raise
-    save_patch(found.patch, output)
+    for path, one in found.items():
+        save_patch(one.patch, path)
+        for sentence in one.notes:
+            out.warn(sentence)
     if state is not None:
         _forget(state)
-    for sentence in found.notes:
-        out.warn(sentence)
-    document: dict[str, Any] = {
-        "patch": str(output),
+    documents = [_document(path, one) for path, one in found.items()]
+    out.result(
+        {"patches": documents} if per_category else documents[0],
+        lambda: print_lines(
+            [
+                line
+                for path, one in found.items()
+                for line in (*patch_lines(one.patch), f"wrote {path}")
+            ]
+        ),
+        essence="\n".join(map(str, found)),
+    )
+
+
+def _find(
+    model: str, files: DataFiles, options: RunOptions, output: Path, *, per_category: bool
+) -> dict[Path, Localization]:
+    """What is found, by the file that it goes to."""
+    from neuropatch import pipeline
+
+    if not per_category:
+        return {output: pipeline.localize(model, files, options)}
+    found = pipeline.localize_categories(model, files, options)
+    paths: dict[Path, Localization] = {}
+    for category, one in found.items():
+        name = "".join(letter if letter.isalnum() else "_" for letter in category)
+        path = output.with_stem(f"{output.stem}-{name}")
+        # "date of birth" and "date_of_birth" are one name of a file.
+        if path in paths:
+            path = path.with_stem(f"{path.stem}-{len(paths) + 1}")
+        paths[path] = one
+    return paths
+
+
+def _document(path: Path, found: Localization) -> dict[str, Any]:
+    from .views import patch_summary
+
+    return {
+        "patch": str(path),
         **patch_summary(found.patch),
         "statistics": dict(found.statistics),
         "warnings": list(found.notes),
     }
-    out.result(
-        document,
-        lambda: print_lines([*patch_lines(found.patch), f"wrote {output}"]),
-        essence=str(output),
-    )
+
+
+def _forget(state: Path) -> None:
+    """Remove the state of a run that is done, and nothing else that may lie in its folder."""
+    for file in state.rglob("state.safetensors"):
+        file.unlink()
+    folders = [folder for folder in state.rglob("*") if folder.is_dir()]
+    for folder in (*sorted(folders, reverse=True), state):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _records(pii: str | None, text: str | None) -> tuple[str | None, str]:
@@ -237,13 +281,6 @@ def _records(pii: str | None, text: str | None) -> tuple[str | None, str]:
     if text is None:
         raise UsageError("--pii auto needs texts to look through", hint="add --text FILE")
     return text, "auto"
-
-
-def _forget(state: Path) -> None:
-    """Remove the state of a run that is done, and nothing else that may lie in its folder."""
-    (state / "state.safetensors").unlink(missing_ok=True)
-    with suppress(OSError):
-        state.rmdir()
 
 
 _NAMED = {

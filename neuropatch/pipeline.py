@@ -18,7 +18,16 @@ from neuropatch.data.pii.records import is_marked
 from neuropatch.data.tables import read_table
 from neuropatch.errors import DataError, ModelError, UsageError
 from neuropatch.hub.resolve import ResolvedModel, resolve_model
-from neuropatch.methods._base import GENERAL, PII, Given, Inputs, Limits, Localization, find_method
+from neuropatch.methods._base import (
+    GENERAL,
+    PII,
+    Given,
+    Inputs,
+    Limits,
+    Localization,
+    Method,
+    find_method,
+)
 from neuropatch.methods._parameters import parse_parameters
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
@@ -94,24 +103,11 @@ class DataOptions:
     category: str | None = None
 
 
-def localize(
-    model: str,
-    files: DataFiles,
-    *,
-    method: str = "spin",
-    config: Mapping[str, Any] | None = None,
-    data: DataOptions | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    limits: Limits | None = None,
-    progress: Progress | None = None,
-    note: Callable[[str], None] = lambda sentence: None,
-) -> Localization:
-    """Find the weights or units behind a behaviour of a model, as a patch.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done.
 
-    Args:
-        model: A local folder, or ``user/name[@revision]`` on the Hub.
-        files: The data sets.
+    Attributes:
         method: Name of a method, see :func:`neuropatch.methods._base.method_names`.
         config: The method's parameters, as values or as texts; its defaults for those left out.
         data: How data sets are read.
@@ -120,6 +116,25 @@ def localize(
         limits: Resources of the run.
         progress: Told how far it is.
         note: Told sentences for the user.
+    """
+
+    method: str = "spin"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    data: DataOptions = field(default_factory=DataOptions)
+    dtype: str = "auto"
+    device: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    progress: Progress = field(default_factory=Silent)
+    note: Callable[[str], None] = field(default=lambda sentence: None)
+
+
+def localize(model: str, files: DataFiles, options: RunOptions | None = None) -> Localization:
+    """Find the weights or units behind a behaviour of a model, as a patch.
+
+    Args:
+        model: A local folder, or ``user/name[@revision]`` on the Hub.
+        files: The data sets.
+        options: How the run is done.
 
     Returns:
         The patch, whose ``before`` values are those of the model's files.
@@ -127,9 +142,60 @@ def localize(
     Raises:
         NeuropatchError: If anything about the model, the data or the options is wrong.
     """
-    chosen = find_method(method)
-    parameters = parse_parameters(chosen, config or {})
-    data = data or DataOptions()
+    run = _prepare(model, files, options or RunOptions())
+    return run.find(run.inputs)
+
+
+def localize_categories(
+    model: str, files: DataFiles, options: RunOptions | None = None
+) -> dict[str, Localization]:
+    """A patch for each category of personal data, by category; see :func:`localize`.
+
+    Of each category only its own personal data is to be forgotten; the other categories' count as
+    text.
+
+    Raises:
+        UsageError: If there are no records with personal data.
+        NeuropatchError: As :func:`localize`.
+    """
+    if files.pii is None:
+        raise UsageError(
+            "a patch for each category needs records with personal data", hint="give --pii FILE"
+        )
+    run = _prepare(model, files, options or RunOptions())
+    pii = run.inputs.pii
+    assert pii is not None  # as its file is
+    found = {}
+    for category in pii.categories:
+        run.inputs.note(f"category {category}")
+        limits = run.inputs.limits
+        if limits.resume is not None:
+            limits = replace(limits, resume=limits.resume / category)
+        own = replace(run.inputs, pii=pii.of_category(category), limits=limits)
+        found[category] = run.find(own)
+    return found
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A method, its parameters, and everything that it works on."""
+
+    method: Method
+    parameters: Any
+    inputs: Inputs
+    checkpoint: Checkpoint
+    resolved: ResolvedModel
+
+    def find(self, inputs: Inputs) -> Localization:
+        """The method's patch for inputs, with the values of the model's files."""
+        found = self.method.run(inputs, self.parameters)
+        return replace(found, patch=_as_stored(found.patch, self.checkpoint, self.resolved))
+
+
+def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
+    """Check and read everything; what is cheap to refuse comes first."""
+    chosen = find_method(options.method)
+    parameters = parse_parameters(chosen, options.config)
     given = files.given("causal")
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
@@ -143,30 +209,29 @@ def localize(
         parse_dtype,
     )
 
-    parse_dtype(dtype)
-    parse_device(device)
+    parse_dtype(options.dtype)
+    parse_device(options.device)
     tokenizer = load_tokenizer(resolved.folder)
-    reader = _Reader(checkpoint, tokenizer, data, note)
+    reader = _Reader(checkpoint, tokenizer, options.data, options.note)
     # Read before the model is loaded, so that bad data is refused at once.
     datasets = {name: reader.corpus(spec, name) for name, spec in files.datasets.items()}
     general = None if files.general is None else reader.corpus(files.general, GENERAL)
     pii = None if files.pii is None else reader.forgotten(files.pii)
     retain = {name: reader.kept(spec, name) for name, spec in files.retain.items()}
     inputs = Inputs(
-        model=load_causal_model(resolved.folder, dtype=dtype, device=device),
+        model=load_causal_model(resolved.folder, dtype=options.dtype, device=options.device),
         datasets=datasets,
         general=general,
         pii=pii,
         retain=retain,
         tokenizer=tokenizer,
         base_model=resolved.base,
-        seed=data.seed,
-        limits=limits or Limits(),
-        progress=progress or Silent(),
-        note=note,
+        seed=options.data.seed,
+        limits=options.limits,
+        progress=options.progress,
+        note=options.note,
     )
-    found = chosen.run(inputs, parameters)
-    return replace(found, patch=_as_stored(found.patch, checkpoint, resolved))
+    return _Run(chosen, parameters, inputs, checkpoint, resolved)
 
 
 @dataclass(frozen=True)

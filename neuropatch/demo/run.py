@@ -24,7 +24,7 @@ from neuropatch.evaluation.measure import Variant, measure_text
 from neuropatch.evaluation.perplexity import perplexity
 from neuropatch.models.loading import load_causal_model, load_tokenizer
 from neuropatch.patch.patch import NeuronPatch
-from neuropatch.pipeline import DataFiles, DataOptions, localize
+from neuropatch.pipeline import DataFiles, DataOptions, RunOptions, localize
 from neuropatch.progress import Progress
 
 CONFIG = {"p": 0.0125, "q": 0.015, "target": "all", "scope": "model"}
@@ -130,11 +130,13 @@ def _localize(progress: Progress) -> NeuronPatch:
             datasets={name: str(DATA_DIR / f"{name}.jsonl") for name in ("phone", "email")},
             general=str(DATA_DIR / "general.jsonl"),
         ),
-        config=CONFIG,
-        data=DataOptions(samples=SAMPLES),
-        dtype="float32",
-        device="cpu",
-        progress=progress,
+        RunOptions(
+            config=CONFIG,
+            data=DataOptions(samples=SAMPLES),
+            dtype="float32",
+            device="cpu",
+            progress=progress,
+        ),
     )
     return found.patch
 
