@@ -14,7 +14,7 @@ import typer.main
 
 from neuropatch._version import __version__
 
-from . import apply, audit, demo, doctor, evaluate, fairtune, localize, patches, push
+from . import analyze, apply, audit, demo, doctor, evaluate, fairtune, localize, patches, push
 from .errors import report
 from .signals import Terminated, terminable
 
@@ -33,6 +33,7 @@ localize.register(app)
 apply.register(app)
 patches.register(app)
 evaluate.register(app)
+analyze.register(app)
 audit.register(app)
 fairtune.register(app)
 push.register(app)

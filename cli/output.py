@@ -161,9 +161,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
     table: Table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left")
-    for row in rows:
         # Text, not markup: a name in a patch must not be able to style or hide anything.
+        table.add_column(Text(column), justify="right" if position else "left")
+    for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # Files and pipes have no width of their own: never cut a number there.
     width = None if sys.stdout.isatty() else 200

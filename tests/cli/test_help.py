@@ -21,6 +21,7 @@ COMMANDS = (
     "combine",
     "diff",
     "evaluate",
+    "analyze",
     "audit",
     "fairtune",
     "push",

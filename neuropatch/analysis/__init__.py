@@ -1,0 +1,1 @@
+"""What patches have in common and where their neurons lie: numbers, tables and figures."""

@@ -1,0 +1,127 @@
+"""What patches and groups of patches are called, in characters that can be shown anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from neuropatch.errors import UsageError
+from neuropatch.hub.names import parse_hub_name
+from neuropatch.patch.metadata import PatchMetadata
+from neuropatch.patch.patch import PATCH_FILE
+
+LONGEST = 60
+"""Characters of a name that are shown."""
+
+Grouping = Literal["auto", "category", "dataset", "method", "patch"]
+"""What patches are grouped by; ``auto`` takes what all of them record."""
+
+NOT_RECORDED = "not recorded"
+
+
+def shown(text: object) -> str:
+    """A text on one line of at most :data:`LONGEST` characters, all of them visible.
+
+    Names come from files and from the metadata of patches that somebody else made.
+    """
+    visible = "".join(c if c.isprintable() else "\ufffd" for c in str(text)).strip()
+    return visible if len(visible) <= LONGEST else visible[: LONGEST - 1] + "…"
+
+
+def patch_names(arguments: Sequence[str]) -> list[str]:
+    """Short names of patches, from how the user named them; no two are equal.
+
+    Args:
+        arguments: Files, folders or Hub names.
+
+    Raises:
+        UsageError: If one patch is named twice.
+    """
+    for argument in arguments:
+        if arguments.count(argument) > 1:
+            raise UsageError(f"{argument} is given twice", hint="name each patch once")
+    short = [_short(argument) for argument in arguments]
+    names = [
+        shown(argument if short.count(name) > 1 else name)
+        for argument, name in zip(arguments, short, strict=True)
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: number + 1].count(name)})"
+        for number, name in enumerate(names)
+    ]
+
+
+def _short(argument: str) -> str:
+    path = Path(argument)
+    if path.name == PATCH_FILE and path.parent.name:
+        return path.parent.name
+    if path.suffix == ".safetensors":
+        return path.stem
+    found = None if path.exists() else parse_hub_name(argument)
+    return path.resolve().name if found is None else found.repo
+
+
+def group_names(patches: Sequence[PatchMetadata], names: Sequence[str], by: Grouping) -> list[str]:
+    """The group of each patch.
+
+    ``category`` joins the categories of personal data of a patch's data sets, ``dataset`` the
+    data sets' names, ``method`` is the method's name. ``auto`` is the first of ``category`` and
+    ``dataset`` that every patch records, otherwise ``patch``: each its own group.
+
+    Args:
+        patches: Metadata of each patch.
+        names: Name of each patch.
+        by: What to group by.
+    """
+    if by == "patch":
+        return list(names)
+    found: list[list[str]] = []
+    for way in ("category", "dataset") if by == "auto" else (by,):
+        found = [_GROUPS[way](metadata) for metadata in patches]
+        if by != "auto" or all(found):
+            return [shown(" + ".join(map(shown, parts)) or NOT_RECORDED) for parts in found]
+    return list(names)
+
+
+def check_grouping(by: str) -> Grouping:
+    """A grouping by its name.
+
+    Raises:
+        UsageError: If it is unknown.
+    """
+    known: tuple[Grouping, ...] = get_args(Grouping)
+    for grouping in known:
+        if by == grouping:
+            return grouping
+    raise UsageError(f"--by is '{by}'", hint=f"choose {', '.join(known)}")
+
+
+def _categories(metadata: PatchMetadata) -> list[str]:
+    recorded = (record.get("categories") for record in metadata.datasets)
+    return sorted({str(one) for many in recorded if isinstance(many, list) for one in many})
+
+
+def _datasets(metadata: PatchMetadata) -> list[str]:
+    """Names of the data sets that the neurons were looked for on.
+
+    What is only protected by a method says nothing of where its neurons come from.
+    """
+    parameters = metadata.method.get("parameters")
+    parameters = parameters if isinstance(parameters, Mapping) else {}
+    retained = parameters.get("retain")
+    kept = {"general", *(map(str, retained) if isinstance(retained, list) else ())}
+    names = [str(record["name"]) for record in metadata.datasets if "name" in record]
+    return sorted(set(names) - kept) or sorted(set(names))
+
+
+def _method(metadata: PatchMetadata) -> list[str]:
+    name: Any = metadata.method.get("name")
+    return [] if name is None else [str(name)]
+
+
+_GROUPS: Mapping[str, Callable[[PatchMetadata], list[str]]] = {
+    "category": _categories,
+    "dataset": _datasets,
+    "method": _method,
+}
