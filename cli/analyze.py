@@ -67,7 +67,7 @@ def analyze(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show where the neurons of patches lie, and what patches have in common.
+    """Show where patches have their neurons, and which they share.
 
     Distribution over layers and over components, similarity of the sets of neurons, and leakage
     against the number of neurons, as tables, figures and numbers.

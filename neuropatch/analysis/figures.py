@@ -90,6 +90,9 @@ def render(analysis: Analysis) -> dict[str, bytes]:
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         for name in analysis.tables():
             drawing = _FIGURES[name](analysis)
+            # Laid out once: what follows draws it in two formats.
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine("none")
             files[f"{name}.svg"] = _svg(drawing)
             files[f"{name}.png"] = _png(drawing)
     return files
@@ -98,7 +101,7 @@ def render(analysis: Analysis) -> dict[str, bytes]:
 def _svg(drawing: Drawing) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Title": drawing.title, "Date": None, "Creator": None}
-    drawing.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata=metadata)
+    drawing.figure.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue().decode()
     # matplotlib writes a title, and no description; screen readers look for both.
     text = text.replace("</title>", f"</title>\n <desc>{escape(drawing.description)}</desc>", 1)
@@ -108,7 +111,7 @@ def _svg(drawing: Drawing) -> bytes:
 def _png(drawing: Drawing) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Title": drawing.title, "Description": drawing.description, "Software": None}
-    drawing.figure.savefig(buffer, format="png", bbox_inches="tight", metadata=metadata)
+    drawing.figure.savefig(buffer, format="png", metadata=metadata)
     return buffer.getvalue()
 
 
@@ -128,23 +131,21 @@ def _line(number: int) -> dict[str, Any]:
     }
 
 
-def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """A legend below the axes; matplotlib leaves out labels that begin with an underscore."""
-    if not handles:
-        return
-    legend = axes.legend(
+    longest = max(map(len, labels))
+    legend = figure.legend(
         handles,
         [f"series {number}" for number in range(len(labels))],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.18),
-        ncols=1 if max(map(len, labels)) > 40 else 2 if max(map(len, labels)) > 18 else 4,
+        loc="outside lower center",
+        ncols=1 if longest > 40 else 2 if longest > 18 else 4,
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)
 
 
-def _axes(width: float = 7.2, height: float = 3.8) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -202,7 +203,7 @@ def _layers(analysis: Analysis) -> Drawing:
     axes.set_ylim(bottom=0)
     axes.set_title("Distribution over layers")
     drawn = [*([] if mean is None else [mean]), *groups]
-    _legend(axes, handles, [_label(series) for series in drawn])
+    _legend(figure, handles, [_label(series) for series in drawn])
     description = (
         f"Line chart: share of a patch's {analysis.counted} in each of {len(x)} layers. "
         + _peaks(drawn, distribution.places)
@@ -260,7 +261,7 @@ def _components(analysis: Analysis) -> Drawing:
     axes.set_ylabel(f"share of a patch's {analysis.counted} (%)")
     axes.set_ylim(bottom=0)
     axes.set_title("Distribution over components")
-    _legend(axes, handles, [_label(series) for series in drawn])
+    _legend(figure, handles, [_label(series) for series in drawn])
     description = (
         f"Bar chart: share of a patch's {analysis.counted} in each component of the blocks. "
         + _peaks(drawn, distribution.places)
@@ -363,7 +364,7 @@ def _leakage(analysis: Analysis) -> Drawing:
     title = f"{leakage.metric.name} against the number of edited {what}"
     title = title[0].upper() + title[1:]
     axes.set_title(title)
-    _legend(axes, handles, list(leakage.curves))
+    _legend(figure, handles, list(leakage.curves))
     ends_of = "; ".join(
         f"{name}: {curve[0].leakage:.3g} at {curve[0].neurons:,}, {curve[-1].leakage:.3g} at "
         f"{curve[-1].neurons:,}"

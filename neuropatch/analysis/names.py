@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from neuropatch.errors import UsageError
 from neuropatch.hub.names import parse_hub_name
+from neuropatch.methods._base import GENERAL, PII
 from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import PATCH_FILE
 
@@ -98,21 +99,20 @@ def check_grouping(by: str) -> Grouping:
 
 
 def _categories(metadata: PatchMetadata) -> list[str]:
-    recorded = (record.get("categories") for record in metadata.datasets)
-    return sorted({str(one) for many in recorded if isinstance(many, list) for one in many})
+    """Categories of the personal data that is forgotten; of what is retained if that is all."""
+    with_categories = [r for r in metadata.datasets if isinstance(r.get("categories"), list)]
+    forgotten = [record for record in with_categories if record.get("name") == PII]
+    return sorted({str(one) for r in forgotten or with_categories for one in r["categories"]})
 
 
 def _datasets(metadata: PatchMetadata) -> list[str]:
-    """Names of the data sets that the neurons were looked for on.
-
-    What is only protected by a method says nothing of where its neurons come from.
-    """
-    parameters = metadata.method.get("parameters")
-    parameters = parameters if isinstance(parameters, Mapping) else {}
-    retained = parameters.get("retain")
-    kept = {"general", *(map(str, retained) if isinstance(retained, list) else ())}
-    names = [str(record["name"]) for record in metadata.datasets if "name" in record]
-    return sorted(set(names) - kept) or sorted(set(names))
+    """The data sets that the neurons were looked for on, without those that are only protected."""
+    forgotten = [record for record in metadata.datasets if record.get("name") == PII]
+    if forgotten:
+        # Every one of them has the same name; their files tell them apart.
+        return sorted({str(record.get("source", PII)) for record in forgotten})
+    names = {str(record["name"]) for record in metadata.datasets if "name" in record}
+    return sorted(names - {GENERAL} or names)
 
 
 def _method(metadata: PatchMetadata) -> list[str]:

@@ -8,8 +8,10 @@ Read are
   each ``{"series": ..., "neurons": ..., "leakage": ..., "low": ..., "high": ...}``, of which
   only ``neurons`` and ``leakage`` must be there;
 - points as CSV with these columns, ``low`` and ``high`` if you like; other columns are not read;
-- of a patch, the points under ``leakage_curve`` in its ``method``, and the document of ``evaluate``
-  in its ``evaluation``.
+- the JSON that ``neuropatch localize --json`` prints, of methods whose statistics hold such points
+  under ``ablation``, as LPNL's do;
+- of a patch, such points under ``ablation`` among its method's parameters, and the document of
+  ``evaluate`` in its ``evaluation``.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from neuropatch.storage.safetensors_file import parse_json
 LEAKAGE_METRICS: tuple[str, ...] = ("leakage", "extraction", "exposure", "mrr")
 """Metrics of an evaluation that are drawn if no other is asked for; the first that is there."""
 
-CURVE = "leakage_curve"
-"""Where a patch's ``method`` keeps points."""
+ABLATION = "ablation"
+"""Where methods keep what deactivating only the first few of their neurons does."""
 
 CONTROL = "random control"
 
@@ -54,25 +56,29 @@ def read_points(path: Path, metric: str | None) -> Measurements:
     """
     data = _read(path)
     if path.suffix.lower() == ".csv":
-        columns, rows = parse_csv(decode(data, str(path)), str(path))
+        columns, table = parse_csv(decode(data, str(path)), str(path))
         for name in ("series", "neurons", "leakage"):
             if name not in columns:
                 raise DataError(f"{path} has no column '{name}'", hint=_HINT)
-        return Measurements(str(path), Metric(), _points(rows, str(path), path.stem))
+        return Measurements(str(path), Metric(), _points(table, str(path), path.stem))
     if data.lstrip().startswith(b"["):
-        _, rows = parse_list(decode(data, str(path)), str(path))
-        return Measurements(str(path), Metric(), _points(rows, str(path), path.stem))
+        _, table = parse_list(decode(data, str(path)), str(path))
+        return Measurements(str(path), Metric(), _points(table, str(path), path.stem))
     try:
         document = parse_json(data)
     except ValueError as error:
         raise DataError(f"{path} is not readable JSON: {error}", hint=_HINT) from None
     if document.get("format") == FORMAT:
         return _evaluation(document, str(path), metric)
-    points = document.get("points")
-    if not isinstance(points, list):
+    localized: Any = document.get("patches", [document])
+    if isinstance(localized, list) and any(_is_localized(one) for one in localized):
+        points = tuple(point for one in localized for point in _ablation(one, str(path)))
+        return Measurements(str(path), Metric(), points)
+    rows = document.get("points")
+    if not isinstance(rows, list):
         raise DataError(f"{path} holds neither results of evaluate nor points", hint=_HINT)
     what = Metric(shown(document.get("metric", "leakage")), shown(document.get("unit", "")))
-    return Measurements(str(path), what, _points(points, str(path), path.stem))
+    return Measurements(str(path), what, _points(rows, str(path), path.stem))
 
 
 def recorded_points(metadata: PatchMetadata, name: str, metric: str | None) -> list[Measurements]:
@@ -87,11 +93,10 @@ def recorded_points(metadata: PatchMetadata, name: str, metric: str | None) -> l
         DataError: If what it records is damaged.
     """
     found = []
-    points = metadata.method.get(CURVE)
-    if points is not None:
-        where = f"the {CURVE} of {name}"
-        if not isinstance(points, list):
-            raise DataError(f"{where} is no list of points", hint=_HINT)
+    parameters = metadata.method.get("parameters")
+    points = parameters.get(ABLATION) if isinstance(parameters, Mapping) else None
+    if isinstance(points, list):
+        where = f"the {ABLATION} of {name}"
         found.append(Measurements(where, Metric(), _points(points, where, name)))
     document = metadata.evaluation
     if document is not None and document.get("format") == FORMAT:
@@ -108,6 +113,19 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
+
+
+def _is_localized(document: Any) -> bool:
+    return isinstance(document, Mapping) and isinstance(document.get("statistics"), Mapping)
+
+
+def _ablation(document: Any, where: str) -> tuple[Point, ...]:
+    """The points of one patch that ``localize --json`` tells of, named like the patch."""
+    points = document["statistics"].get(ABLATION) if _is_localized(document) else None
+    if not isinstance(points, list):
+        raise DataError(f"{where}: the statistics of localize hold no '{ABLATION}'", hint=_HINT)
+    series = Path(str(document.get("patch", where))).stem
+    return _points(points, f"{where}, {ABLATION} of {shown(series)}", series)
 
 
 def _points(rows: Sequence[Any], where: str, series: str) -> tuple[Point, ...]:
