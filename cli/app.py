@@ -14,7 +14,19 @@ import typer.main
 
 from neuropatch._version import __version__
 
-from . import analyze, apply, audit, demo, doctor, evaluate, fairtune, localize, patches, push
+from . import (
+    analyze,
+    apply,
+    audit,
+    demo,
+    doctor,
+    evaluate,
+    fairtune,
+    localize,
+    methods,
+    patches,
+    push,
+)
 from .errors import report
 from .signals import Terminated, terminable
 
@@ -30,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 localize.register(app)
+methods.register(app)
 apply.register(app)
 patches.register(app)
 evaluate.register(app)

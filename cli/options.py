@@ -234,6 +234,9 @@ Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask on the terminal before sending.")
 ]
 
+METHOD_PARAMETERS = ("p", "q", "target", "scope", "max_neurons", "budget", "edit", "strength")
+"""Parameters of methods that have an option of localize; all others are given by --set."""
+
 _EXAMPLE_WIDTH = 76
 
 

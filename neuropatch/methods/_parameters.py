@@ -1,9 +1,11 @@
-"""A method's parameters from what the user wrote."""
+"""A method's parameters: what they are, and their values from what the user wrote."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -12,6 +14,57 @@ from neuropatch.methods._base import Method
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _WHAT = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method.
+
+    Attributes:
+        name: Its name.
+        kind: What its values are, in words.
+        default: Its value if the user gives none.
+        meaning: What it is, from the config's docstring.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    meaning: str
+
+
+def parameters_of(method: Method) -> tuple[Parameter, ...]:
+    """The parameters of a method, in the order of its config."""
+    hints = get_type_hints(method.config)
+    meanings: dict[str, str] = {}
+    for parent in reversed(method.config.__mro__):
+        meanings |= _documented(parent)
+    return tuple(
+        Parameter(
+            field.name, _words(_types(hints[field.name])), field.default, meanings[field.name]
+        )
+        for field in fields(method.config)
+    )
+
+
+def _documented(config: type) -> dict[str, str]:
+    """The attributes that a class documents, by name."""
+    text = inspect.cleandoc(config.__doc__ or "")
+    section = re.search(r"^Attributes:\n((?:[ \t].*\n?|\n)+)", text, re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1], re.MULTILINE)
+    return {name: _unmarked(re.sub(r"\s+", " ", meaning)) for name, meaning in entries}
+
+
+def _unmarked(text: str) -> str:
+    """A docstring's text without its marks: ``x`` and :class:`~a.b.C` become x and C."""
+    return re.sub(r":\w+:`~?(?:[^`]*\.)?([^`.]+)`", r"\1", text).replace("``", "")
+
+
+def _words(types: tuple[type, ...]) -> str:
+    words = [_WHAT[kind] for kind in types if kind is not NoneType]
+    return " or ".join([*words, "none"] if NoneType in types else words)
 
 
 def parse_parameters(method: Method, given: Mapping[str, Any]) -> Any:
@@ -53,5 +106,4 @@ def _parse(name: str, text: str, types: tuple[type, ...]) -> Any:
             return _TRUTHS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
             pass
-    wanted = " or ".join(_WHAT[kind] for kind in types if kind is not NoneType)
-    raise UsageError(f"{name} is '{text}'", hint=f"give {wanted}")
+    raise UsageError(f"{name} is '{text}'", hint=f"give {_words(types)}")

@@ -1,16 +1,26 @@
 """What all methods share: what they are given, and their parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from neuropatch.errors import UsageError
 from neuropatch.methods._base import Given, Method, find_method, method_names
-from neuropatch.methods._parameters import parse_parameters
+from neuropatch.methods._parameters import parameters_of, parse_parameters
 
 
 @dataclass(frozen=True)
 class Config:
+    """Parameters of the probe.
+
+    Attributes:
+        share: Part of it.
+        steps: Steps that are taken.
+        fast: Whether it hurries.
+        limit: Most of it.
+        name: Its name.
+    """
+
     share: float = 0.5
     steps: int = 3
     fast: bool = False
@@ -81,3 +91,30 @@ def test_every_method_declares_itself():
         assert not method.summary.endswith(".")
         assert not method.needs & method.takes
         assert method.config() == method.config()
+
+
+@dataclass(frozen=True)
+class Wider(Config):
+    """What more there is.
+
+    Attributes:
+        depth: How deep, as in :class:`neuropatch.patch.edits.UnitEdit`;
+            ``none`` for no bound.
+        share: The share: a number.
+
+    Raises:
+        UsageError: Never.
+    """
+
+    depth: float | None = None
+
+
+def test_parameters_are_described_by_the_docstrings_of_config_and_parents(method):
+    described = {one.name: one for one in parameters_of(replace(method, config=Wider))}
+    assert list(described) == ["share", "steps", "fast", "limit", "name", "depth"]
+    depth = described["depth"]
+    assert (depth.kind, depth.default) == ("a number or none", None)
+    assert depth.meaning == "How deep, as in UnitEdit; none for no bound."
+    assert described["share"].meaning == "The share: a number."
+    assert (described["limit"].kind, described["limit"].default) == ("a whole number or none", 7)
+    assert described["steps"].meaning == "Steps that are taken."
