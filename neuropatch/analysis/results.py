@@ -3,7 +3,7 @@
 Read are
 
 - the JSON that ``neuropatch evaluate -o`` writes: the base model at 0 edits, the patched model at
-  the number of edits of its patches, and the mean and range of its random controls there;
+  the number of edits of its patches, and a curve of its random controls, with their mean and range;
 - points as JSON, ``{"metric": ..., "unit": ..., "points": [...]}`` or the list of points alone,
   each ``{"series": ..., "neurons": ..., "leakage": ..., "low": ..., "high": ...}``, of which
   only ``neurons`` and ``leakage`` must be there;
@@ -197,7 +197,8 @@ def _evaluation(document: Mapping[str, Any], where: str, metric: str | None) -> 
         points += [_estimate(name, 0, entry["base"]), _estimate(name, edits, entry["patched"])]
         if control is not None:
             value = {"value": control["mean"], "low": control["low"], "high": control["high"]}
-            points.append(_estimate(shown(CONTROL + for_what), edits, value))
+            name = shown(CONTROL + for_what)
+            points += [_estimate(name, 0, entry["base"]), _estimate(name, edits, value)]
     return Measurements(where, Metric(chosen, unit), tuple(points), of_neurons=False)
 
 

@@ -110,6 +110,7 @@ def test_an_evaluation_gives_base_patched_and_control(evaluation, file):
     assert found.points == (
         Point("depn, email", 0, 0.9, 0.8, 1.0),
         Point("depn, email", 40, 0.2),
+        Point("random control, email", 0, 0.9, 0.8, 1.0),
         Point("random control, email", 40, 0.85, 0.8, 0.9),
     )
     assert read_points(file(document), "perplexity").points == (
