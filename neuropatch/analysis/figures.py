@@ -1,18 +1,11 @@
-"""The figures of an analysis, as SVG and PNG files in memory.
-
-Colours are those of Okabe and Ito, which people of every colour vision tell apart; markers, lines
-and hatches differ as well, for prints without colour. Equal analyses give equal bytes.
-"""
+"""The figures of an analysis, as SVG and PNG files in memory; equal analyses give equal bytes."""
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
@@ -21,58 +14,29 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from neuropatch.analysis.analysis import Analysis
 from neuropatch.analysis.distribution import Distribution, Series
+from neuropatch.analysis.drawing import (
+    GREY,
+    HATCHES,
+    STYLE,
+    Drawing,
+    add_legend,
+    colour,
+    line_style,
+    new_axes,
+    png,
+    svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from neuropatch.analysis.similarity import Matrix
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-LINES = ("-", "--", "-.", ":")
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo", "|||", "OO")
-
 MOST_SERIES = 10
 """More groups than this cannot be told apart: their mean is drawn, and they faintly behind it."""
 
 MOST_NUMBERS = 12
 """Larger heat maps have no room for numbers."""
-
-_STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#d9d9d9",
-    "legend.frameon": False,
-    "lines.markersize": 4.5,
-    "hatch.linewidth": 0.6,
-    "figure.facecolor": "white",
-    "savefig.dpi": 200,
-    # Names are texts: a dollar sign in one begins no formula.
-    "text.parse_math": False,
-    # Text stays text, so that it can be searched and read aloud.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "neuropatch",
-}
-_GREY = "#595959"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure and what it shows, in words.
-
-    Attributes:
-        figure: The figure.
-        title: Its title.
-        description: What can be seen in it, for those who cannot see it.
-    """
-
-    figure: Figure
-    title: str
-    description: str
 
 
 def render(analysis: Analysis) -> dict[str, bytes]:
@@ -85,7 +49,7 @@ def render(analysis: Analysis) -> dict[str, bytes]:
     # The user's own settings of matplotlib must not change the bytes.
     with rc_context(), warnings.catch_warnings():
         rcdefaults()
-        rcParams.update(_STYLE)
+        rcParams.update(STYLE)
         # A name in a script that the font lacks is drawn as boxes; the tables have it.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         for name in analysis.tables():
@@ -93,60 +57,9 @@ def render(analysis: Analysis) -> dict[str, bytes]:
             # Laid out once: what follows draws it in two formats.
             drawing.figure.draw_without_rendering()
             drawing.figure.set_layout_engine("none")
-            files[f"{name}.svg"] = _svg(drawing)
-            files[f"{name}.png"] = _png(drawing)
+            files[f"{name}.svg"] = svg(drawing)
+            files[f"{name}.png"] = png(drawing)
     return files
-
-
-def _svg(drawing: Drawing) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Title": drawing.title, "Date": None, "Creator": None}
-    drawing.figure.savefig(buffer, format="svg", metadata=metadata)
-    text = buffer.getvalue().decode()
-    # matplotlib writes a title, and no description; screen readers look for both.
-    text = text.replace("</title>", f"</title>\n <desc>{escape(drawing.description)}</desc>", 1)
-    return text.replace("<svg ", '<svg role="img" ', 1).encode()
-
-
-def _png(drawing: Drawing) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Title": drawing.title, "Description": drawing.description, "Software": None}
-    drawing.figure.savefig(buffer, format="png", metadata=metadata)
-    return buffer.getvalue()
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
-def _line(number: int) -> dict[str, Any]:
-    """How the curve of a number is drawn, its error bars included."""
-    return {
-        "color": _colour(number),
-        "linestyle": LINES[number % len(LINES)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linewidth": 1.3,
-        "elinewidth": 0.8,
-        "capsize": 1.5,
-    }
-
-
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend below the axes; matplotlib leaves out labels that begin with an underscore."""
-    longest = max(map(len, labels))
-    legend = figure.legend(
-        handles,
-        [f"series {number}" for number in range(len(labels))],
-        loc="outside lower center",
-        ncols=1 if longest > 40 else 2 if longest > 18 else 4,
-    )
-    for text, label in zip(legend.get_texts(), labels, strict=True):
-        text.set_text(label)
-
-
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-    return figure, figure.add_subplot()
 
 
 def _groups(distribution: Distribution) -> tuple[tuple[Series, ...], Series | None]:
@@ -173,7 +86,7 @@ def _peaks(series: Sequence[Series], places: Sequence[str]) -> str:
 def _layers(analysis: Analysis) -> Drawing:
     distribution = analysis.layers
     groups, mean = _groups(distribution)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     x = np.arange(len(distribution.places))
     handles: list[Any] = []
     if mean is not None and mean.share_std is not None:
@@ -187,7 +100,7 @@ def _layers(analysis: Analysis) -> Drawing:
         )
         for series in () if groups else distribution.of("group"):
             axes.plot(x, 100 * series.share, color="#9e9e9e", linewidth=0.6)
-        handles += axes.plot(x, 100 * mean.share, color=_GREY, linewidth=3, alpha=0.8)
+        handles += axes.plot(x, 100 * mean.share, color=GREY, linewidth=3, alpha=0.8)
     for number, series in enumerate(groups):
         # Beside each other, so that their bars can be told apart.
         aside = 0.08 * (number - (len(groups) - 1) / 2)
@@ -195,7 +108,7 @@ def _layers(analysis: Analysis) -> Drawing:
             x + aside,
             100 * series.share,
             None if series.share_std is None else _downwards(series.share, series.share_std),
-            **_line(number),
+            **line_style(number),
         )
         handles.append(bars)
     _layer_ticks(axes, distribution.places)
@@ -203,7 +116,7 @@ def _layers(analysis: Analysis) -> Drawing:
     axes.set_ylim(bottom=0)
     axes.set_title("Distribution over layers")
     drawn = [*([] if mean is None else [mean]), *groups]
-    _legend(figure, handles, [_label(series) for series in drawn])
+    add_legend(figure, handles, [_label(series) for series in drawn])
     description = (
         f"Line chart: share of a patch's {analysis.counted} in each of {len(x)} layers. "
         + _peaks(drawn, distribution.places)
@@ -235,7 +148,7 @@ def _components(analysis: Analysis) -> Drawing:
     distribution = analysis.components
     groups, mean = _groups(distribution)
     drawn = [*groups, *([] if mean is None else [mean])]
-    figure, axes = _axes()
+    figure, axes = new_axes()
     x = np.arange(len(distribution.places))
     width = 0.84 / len(drawn)
     handles: list[Any] = []
@@ -249,9 +162,9 @@ def _components(analysis: Analysis) -> Drawing:
                 yerr=None
                 if series.share_std is None
                 else _downwards(series.share, series.share_std),
-                color="#bdbdbd" if is_mean else _colour(number),
+                color="#bdbdbd" if is_mean else colour(number),
                 hatch="" if is_mean else HATCHES[number % len(HATCHES)],
-                edgecolor="white" if series.level == "group" else _GREY,
+                edgecolor="white" if series.level == "group" else GREY,
                 linewidth=0.5,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#262626"},
             )
@@ -261,7 +174,7 @@ def _components(analysis: Analysis) -> Drawing:
     axes.set_ylabel(f"share of a patch's {analysis.counted} (%)")
     axes.set_ylim(bottom=0)
     axes.set_title("Distribution over components")
-    _legend(figure, handles, [_label(series) for series in drawn])
+    add_legend(figure, handles, [_label(series) for series in drawn])
     description = (
         f"Bar chart: share of a patch's {analysis.counted} in each component of the blocks. "
         + _peaks(drawn, distribution.places)
@@ -288,8 +201,8 @@ def _similarity(analysis: Analysis) -> Drawing:
         image = axes.imshow(values[np.ix_(order, order)], cmap="Blues", vmin=0, vmax=1)
         _cells(axes, values[np.ix_(order, order)], labels)
         for end in () if one_each else ends:
-            axes.axhline(end - 0.5, color=_GREY, linewidth=0.8)
-            axes.axvline(end - 0.5, color=_GREY, linewidth=0.8)
+            axes.axhline(end - 0.5, color=GREY, linewidth=0.8)
+            axes.axvline(end - 0.5, color=GREY, linewidth=0.8)
         axes.set_title(name)
     bar = figure.colorbar(image, ax=list(panels), fraction=0.04, pad=0.02)
     bar.set_label("similarity")
@@ -314,8 +227,8 @@ def _cells(axes: Axes, values: Any, labels: Sequence[str]) -> None:
         return
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        colour = "white" if value > 0.55 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
+        ink = "white" if value > 0.55 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8.5)
 
 
 def _most_similar(matrix: Matrix) -> str:
@@ -332,7 +245,7 @@ def _most_similar(matrix: Matrix) -> str:
 def _leakage(analysis: Analysis) -> Drawing:
     leakage = analysis.leakage
     assert leakage is not None  # what the caller knows from the tables
-    figure, axes = _axes()
+    figure, axes = new_axes()
     handles: list[Any] = []
     for number, curve in enumerate(leakage.curves.values()):
         values = np.array([point.leakage for point in curve])
@@ -349,7 +262,7 @@ def _leakage(analysis: Analysis) -> Drawing:
                 [point.neurons for point in curve],
                 values,
                 ends if np.any(ends) else None,
-                **_line(number),
+                **line_style(number),
             )
         )
     counts = {point.neurons for curve in leakage.curves.values() for point in curve}
@@ -364,7 +277,7 @@ def _leakage(analysis: Analysis) -> Drawing:
     title = f"{leakage.metric.name} against the number of edited {what}"
     title = title[0].upper() + title[1:]
     axes.set_title(title)
-    _legend(figure, handles, list(leakage.curves))
+    add_legend(figure, handles, list(leakage.curves))
     ends_of = "; ".join(
         f"{name}: {curve[0].leakage:.3g} at {curve[0].neurons:,}, {curve[-1].leakage:.3g} at "
         f"{curve[-1].neurons:,}"
