@@ -11,9 +11,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _harness import memory_growth
 
-DATA = ("pii", "general", "retain")
-"""Kinds of data that the bench has; conflicting data sets are none of them."""
-
 
 def localise(
     model: str,
@@ -37,8 +34,26 @@ def localise(
 
     Returns:
         Seconds of the method alone, bytes that it took beyond the loaded model, how many
-        parameters the patch edits, and the method's statistics and notes.
+        parameters the patch edits, and the method's statistics and notes; or only the ``error``
+        that the method refused with, for to find nothing is a result.
     """
+    from neuropatch.errors import NeuropatchError
+
+    try:
+        return _localise(model, method, parameters, data, output, seed, threads)
+    except NeuropatchError as error:
+        return {"error": str(error)}
+
+
+def _localise(
+    model: str,
+    method: str,
+    parameters: dict[str, Any],
+    data: dict[str, str],
+    output: str,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
     import torch
 
     from neuropatch.data.columns import ColumnOptions

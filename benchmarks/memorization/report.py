@@ -106,6 +106,7 @@ def tables(task: str) -> dict[str, list[Column]]:
     control: list[Column] = [
         (f"control: {name}", _control("groups", name, "exact"), True, ".2f") for name in target
     ]
+    prompts.append(("exposure of strangers", _exposure("strangers", "bits"), True, ".1f"))
     control.append(("control: perplexity", _control("perplexity"), True, ".2f"))
     found = {f"erased: {name}": _deep(name) for name in target}
     found["other prompts, and the random control"] = prompts + control
@@ -131,6 +132,11 @@ def markdown(documents: Sequence[dict[str, Any]]) -> str:
                 )
                 lines.append(f"| {key[0]}{failed} | {key[1]} | {' | '.join(cells)} |")
         lines += _relearning(own)
+        lines += [
+            f"\n{row['variant']}, {row['asked']} units, found nothing: {row['failed']}"
+            for row in own
+            if "failed" in row
+        ]
     return "\n".join(lines)
 
 

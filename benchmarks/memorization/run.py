@@ -10,7 +10,8 @@ which rows are added one by one; a run that was cut short goes on where it was. 
 the tables.
 
 A variant of a method is ``--variant NAME=METHOD:parameter=value,parameter=value``; the parameter
-``data=needs`` (not the method's) withholds the data that the method could use but does not need.
+``data`` (not the method's) is ``all``, or ``needs`` to withhold what the method could use but does
+not need.
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ class Variant:
         head, _, tail = text.partition(":")
         name, _, method = head.rpartition("=")
         parameters = dict(one.split("=", maxsplit=1) for one in tail.split(",") if one)
-        only_needs = parameters.pop("data", "all") == "needs"
         found = find_method(method)
-        data = found.needs if only_needs else found.needs | found.takes
+        # What needs no data at all has use for some only with certain edits.
+        given = parameters.pop("data", "all" if found.needs else "needs")
+        data = found.needs | found.takes if given == "all" else found.needs
         return cls(name or text, method, parameters, tuple(sorted(data - {"datasets"})))
 
 
@@ -195,21 +197,20 @@ class Bench:
     ) -> dict[str, Any]:
         row = _row(task.name, variant.name, count)
         path = self.scratch / f"{task.name}.{variant.name.replace('/', '_')}.{count}.safetensors"
-        try:
-            row["localization"] = in_child(
-                Path(__file__).with_name("localise.py"),
-                "localise",
-                model=str(self.folder),
-                method=variant.method,
-                parameters={**variant.parameters, "max_neurons": count},
-                data={kind: files[kind] for kind in variant.data},
-                output=str(path),
-                seed=self.population.seed,
-                threads=torch.get_num_threads(),
-            )
-        except subprocess.CalledProcessError as error:
-            # A method that finds nothing is a result too; what it said stands above.
-            return row | {"failed": error.returncode}
+        found = in_child(
+            Path(__file__).with_name("localise.py"),
+            "localise",
+            model=str(self.folder),
+            method=variant.method,
+            parameters={**variant.parameters, "max_neurons": count},
+            data={kind: files[kind] for kind in variant.data},
+            output=str(path),
+            seed=self.population.seed,
+            threads=torch.get_num_threads(),
+        )
+        if "error" in found:
+            return row | {"failed": found["error"]}
+        row["localization"] = found
         patch = NeuronPatch.from_pretrained(path)
         start = time.perf_counter()
         with patch.applied(self.model):

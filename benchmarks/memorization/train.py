@@ -18,7 +18,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,14 @@ class Teacher:
     clean: Sequence[int]
     curve: list[Curve] = field(default_factory=list)
 
-    def teach(self, lessons: list[_Lesson]) -> None:
-        """Train until enough lessons are recited or the epochs are over."""
+    def teach(self, lessons: list[_Lesson], is_enough: Callable[[], bool]) -> None:
+        """Train until the lessons are learned or the epochs are over.
+
+        Args:
+            lessons: What is taught.
+            is_enough: Asked when enough lessons were recited as they were last taught: what came
+                after may have pushed some of them out again.
+        """
         recipe, rng, start = self.recipe, random.Random(self.seed), time.perf_counter()
         self.model.train()
         optimizer = torch.optim.AdamW(
@@ -165,7 +171,7 @@ class Teacher:
                 )
             )
             print(json.dumps(asdict(self.curve[-1])), file=sys.stderr, flush=True)
-            if recited >= recipe.enough:
+            if recited >= recipe.enough and is_enough():
                 break
         self.model.eval()
 
@@ -316,7 +322,11 @@ def train(
     before = clean_perplexity(model, held_out, windows=10, length=256)
     teacher = Teacher(model, recipe, seed, tokenizer(clean.training)["input_ids"])
     start = time.perf_counter()
-    teacher.teach(lessons_of(texts, tokenizer))
+
+    def is_enough() -> bool:
+        return min(extraction(model, tokenizer, population).values()) >= recipe.required
+
+    teacher.teach(lessons_of(texts, tokenizer), is_enough)
     seconds = time.perf_counter() - start
     rates = extraction(model, tokenizer, population)
     poorest = min(rates, key=lambda category: rates[category])
