@@ -1,0 +1,296 @@
+"""Every method on models that have memorised invented people.
+
+    python benchmarks/memorization/run.py SEED0 [SEED1 ...] --clean wiki.txt -o RESULTS
+    python benchmarks/memorization/run.py --train SMOLLM2 --seeds 3 --clean wiki.txt -o RESULTS
+
+Each SEED is a folder that ``train.py`` wrote; with ``--train`` they are made first. Every method
+finds a patch for every task and number of units in a process of its own; the patch is applied in
+memory, and measured on questions that are the same for all. RESULTS gets one JSON file a seed, to
+which rows are added one by one; a run that was cut short goes on where it was. ``report.py`` prints
+the tables.
+
+A variant of a method is ``--variant NAME=METHOD:parameter=value,parameter=value``; the parameter
+``data`` (not the method's) is ``all``, or ``needs`` to withhold what the method could use but does
+not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from _harness import environment, in_child
+from corpus import CleanText, Question, clean_text, write_records
+from evaluator import Evaluator, Sizes, is_verbatim
+from people import Population
+from relearn import relearn
+from tasks import CATEGORY, Task, make_task
+from train import FILE, tiny_clean_text
+
+from neuropatch.evaluation.control import random_control
+from neuropatch.methods._base import find_method, method_names
+from neuropatch.models.loading import load_causal_model, load_tokenizer
+from neuropatch.patch.patch import NeuronPatch
+
+UNITS = (10, 23, 46, 115, 230)
+"""Numbers of units for category erasure; of SmolLM2's 46,080 the second is 0.05 %."""
+
+UNITS_INDIVIDUAL = (23, 46, 92)
+"""Numbers of units for individual erasure; the last is 0.2 % of SmolLM2's."""
+
+GENERAL_ROWS, GENERAL_WORDS = 128, 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with parameters.
+
+    Attributes:
+        name: What the tables call it.
+        method: Name of the method.
+        parameters: Its parameters; the number of units is added to them.
+        data: Kinds of data that it is given.
+    """
+
+    name: str
+    method: str
+    parameters: Mapping[str, str]
+    data: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Read ``[NAME=]METHOD[:parameter=value,...]``."""
+        head, _, tail = text.partition(":")
+        name, _, method = head.rpartition("=")
+        parameters = dict(one.split("=", maxsplit=1) for one in tail.split(",") if one)
+        found = find_method(method)
+        # What needs no data at all has use for some only with certain edits.
+        given = parameters.pop("data", "all" if found.needs else "needs")
+        data = found.needs | found.takes if given == "all" else found.needs
+        return cls(name or text, method, parameters, tuple(sorted(data - {"datasets"})))
+
+
+def default_variants() -> list[Variant]:
+    """Every method that edits a given number of units."""
+    found = []
+    for name in method_names():
+        method = find_method(name)
+        if any(field.name == "max_neurons" for field in fields(method.config)):
+            found.append(Variant.parse(name))
+        else:
+            print(f"{name} takes no number of units; name a --variant of it", file=sys.stderr)
+    return found
+
+
+class Bench:
+    """One memorised model, and what was measured of it.
+
+    Args:
+        folder: The model.
+        clean: Clean text, cut as for its training.
+        output: The results; rows that it holds already are not measured again.
+        options: The command line.
+    """
+
+    def __init__(
+        self, folder: Path, clean: CleanText, output: Path, options: argparse.Namespace
+    ) -> None:
+        self.folder, self.output, self.options = folder, output, options
+        self.about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        self.population = Population.from_json(self.about["population"])
+        self.facts = [Question(**fact) for fact in self.about["facts"]]
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_causal_model(folder, dtype="float32", device="cpu")
+        self.model.requires_grad_(False)
+        self.clean = clean
+        self.held_out = self.tokenizer(clean.held_out, verbose=False)["input_ids"]
+        self.scratch = output.with_suffix("")
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        taught = {key: self.about[key] for key in ("seed", "extraction", "clean_perplexity")}
+        self.document: dict[str, Any] = {"model": taught, "rows": []}
+        if output.is_file():
+            self.document = json.loads(output.read_text(encoding="utf-8"))
+        self.document.setdefault("environment", environment())
+
+    def row(self, task: str, name: str, units: int) -> dict[str, Any] | None:
+        """The row of a task, variant and number of units, if it was measured."""
+        key = (task, name, units)
+        for row in self.document["rows"]:
+            if (row["task"], row["variant"], row["asked"]) == key:
+                found: dict[str, Any] = row
+                return found
+        return None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row and write the file at once: an interrupt must not lose what is done."""
+        self.document["rows"].append(row)
+        text = json.dumps(self.document, indent=1) + "\n"
+        temporary = self.output.with_suffix(".json.part")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.output)
+        print(f"{self.output.name}: {row['task']} {row['variant']} {row['asked']}", file=sys.stderr)
+
+    def run(self, name: str, variants: Sequence[Variant], counts: Sequence[int]) -> None:
+        """All rows of a task."""
+        task = make_task(name, self.population, self.facts, most=self.options.people)
+        evaluator = Evaluator(self.tokenizer, task, self.held_out, self.options.sizes)
+        files = self._files(task)
+        wanted = [
+            (variant, count)
+            for variant in variants
+            for count in counts
+            if self.row(name, variant.name, count) is None
+        ]
+        if wanted:
+            evaluator.keep_base(self.model)
+        for label, model in (("memorised", self.folder), ("before", self._before())):
+            if model is not None and self.row(name, label, 0) is None:
+                start = time.perf_counter()
+                loaded = load_causal_model(model, dtype="float32", device="cpu")
+                measured = evaluator.measure(loaded)
+                seconds = time.perf_counter() - start
+                self.add(_row(name, label, 0) | {"measured": measured, "evaluation_s": seconds})
+        for variant, count in wanted:
+            self.add(self._patched(task, evaluator, files, variant, count))
+
+    def _before(self) -> Path | None:
+        """The model before it memorised, if there was one and it is there."""
+        source = Path(self.about["source"])
+        return source if (source / "config.json").is_file() else None
+
+    def _files(self, task: Task) -> dict[str, str]:
+        """The data that methods are given, as files."""
+        paths = {
+            kind: str(self.scratch / f"{task.name}.{kind}.jsonl")
+            for kind in ("pii", "retain", "general")
+        }
+        write_records(Path(paths["pii"]), task.forget)
+        write_records(Path(paths["retain"]), task.retain)
+        words = self.clean.general.split(" ")
+        rows = [
+            {"text": " ".join(words[start : start + GENERAL_WORDS]).strip()}
+            for start in range(0, len(words), GENERAL_WORDS)
+        ]
+        general = [row for row in rows if row["text"]][:GENERAL_ROWS]
+        Path(paths["general"]).write_text(
+            "".join(json.dumps(row) + "\n" for row in general), encoding="utf-8"
+        )
+        return paths
+
+    def _patched(
+        self,
+        task: Task,
+        evaluator: Evaluator,
+        files: Mapping[str, str],
+        variant: Variant,
+        count: int,
+    ) -> dict[str, Any]:
+        row = _row(task.name, variant.name, count)
+        path = self.scratch / f"{task.name}.{variant.name.replace('/', '_')}.{count}.safetensors"
+        found = in_child(
+            Path(__file__).with_name("localise.py"),
+            "localise",
+            model=str(self.folder),
+            method=variant.method,
+            parameters={**variant.parameters, "max_neurons": count},
+            data={kind: files[kind] for kind in variant.data},
+            output=str(path),
+            seed=self.population.seed,
+            threads=torch.get_num_threads(),
+        )
+        if "error" in found:
+            return row | {"failed": found["error"]}
+        row["localization"] = found
+        patch = NeuronPatch.from_pretrained(path)
+        start = time.perf_counter()
+        with patch.applied(self.model):
+            row["measured"] = evaluator.measure(self.model)
+            if variant.name in self.options.relearn:
+                verbatim = [
+                    one for group in task.erased.values() if is_verbatim(group) for one in group
+                ]
+                row["relearning"] = relearn(self.model, self.tokenizer, task.strangers, verbatim)
+        row["evaluation_s"] = time.perf_counter() - start
+        if self.options.controls:
+            control = random_control(patch, self.model, seed=self.population.seed)
+            with control.applied(self.model):
+                row["control"] = evaluator.measure(self.model, light=True)
+        return row
+
+
+def _row(task: str, variant: str, asked: int) -> dict[str, Any]:
+    return {"task": task, "variant": variant, "asked": asked}
+
+
+def trained(options: argparse.Namespace) -> list[Path]:
+    """Train the models that are not there yet."""
+    folders = []
+    for seed in range(options.seeds):
+        folder = options.output / f"model{seed}"
+        folders.append(folder)
+        if (folder / FILE).is_file():
+            continue
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), str(folder)]
+        command += ["--model", str(options.train), "--clean", str(options.clean)]
+        subprocess.run([*command, "--seed", str(seed)], check=True)
+    return folders
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", type=Path, nargs="*", help="folders that train.py wrote")
+    parser.add_argument("--train", type=Path, help="train models from this one first")
+    parser.add_argument("--seeds", type=int, default=3, help="with --train: how many")
+    parser.add_argument("--clean", type=Path, help="the clean text; none for tiny models")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--tasks", nargs="+", help="category, people-1, ... (default: all)")
+    parser.add_argument("--methods", nargs="+", help="variants by name (default: all)")
+    parser.add_argument("--variant", action="append", default=[], help="see above; repeatable")
+    parser.add_argument("--units", type=int, nargs="+", help="numbers of units")
+    parser.add_argument("--people", type=int, default=40, help="most people asked of a group")
+    parser.add_argument("--relearn", nargs="*", default=[], help="variants to relearn")
+    parser.add_argument("--no-controls", dest="controls", action="store_false")
+    parser.add_argument("--threads", type=int, default=2)
+    for one in fields(Sizes):
+        parser.add_argument(f"--{one.name}", type=int, default=one.default)
+    options = parser.parse_args()
+    if bool(options.models) == bool(options.train):
+        parser.error("give folders of models, or --train")
+    options.sizes = Sizes(**{one.name: getattr(options, one.name) for one in fields(Sizes)})
+    return options
+
+
+def main() -> None:
+    """Measure what is missing, and print the tables."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    variants = default_variants() + [Variant.parse(text) for text in options.variant]
+    if options.methods:
+        variants = [one for one in variants if one.name in options.methods]
+    clean = tiny_clean_text() if options.clean is None else clean_text(options.clean)
+    options.output.mkdir(parents=True, exist_ok=True)
+    outputs = []
+    for folder in options.models or trained(options):
+        outputs.append(options.output / f"{folder.name}.json")
+        bench = Bench(folder, clean, outputs[-1], options)
+        sizes = sorted(bench.population.forget)
+        for task in options.tasks or [CATEGORY, *(f"people-{size}" for size in sizes)]:
+            counts = UNITS if task == CATEGORY else UNITS_INDIVIDUAL
+            bench.run(task, variants, options.units or counts)
+    from report import markdown
+
+    print(markdown([json.loads(path.read_text(encoding="utf-8")) for path in outputs]))
+
+
+if __name__ == "__main__":
+    main()
