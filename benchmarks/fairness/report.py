@@ -46,6 +46,7 @@ def markdown(document: dict[str, Any]) -> str:
         [run for setting in document["settings"].values() for run in setting["runs"]]
     )
     totals = [total(method, own) for method, own in everywhere.items()]
+    lines += ["", *table(("", *everywhere), overview(document, list(everywhere)))]
     lines += ["", *table(TOTALS, totals), "", *table(REACHED, reached(document, everywhere))]
     return "\n".join(lines)
 
@@ -79,6 +80,20 @@ def row(method: str, runs: Sequence[Run]) -> tuple[str, ...]:
         *(f"{mean(runs, name):.3f}" for name in ("delta_eo", "w", "bound", "advantage")),
         next(one for one in ("violated", "within-interval", "holds") if one in held),
     )
+
+
+def overview(document: dict[str, Any], methods: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """One row a setting and direction: mean gap, accuracy lost and ``Delta_EO``, in points."""
+    for name, setting in document["settings"].items():
+        for direction, runs in directions(setting):
+            found = by_method(runs)
+            cells = [
+                "; ".join(points(mean(found[method], key)) for key in ("gap", "cost", "delta_eo"))
+                if method in found
+                else ""
+                for method in methods
+            ]
+            yield (f"{name}, G0 is {setting['groups'][direction]}", *cells)
 
 
 TOTALS = (
