@@ -188,8 +188,9 @@ def _print_attacks(attacks: Attacks) -> None:
     gaps = [one.accuracy_gap for one in attacks.victims]
     print_lines(
         [
-            f"{len(gaps)} victims, half of them trained on each of G0 and G1, on {attacks.rows:,} "
-            f"rows each; {attacks.shadows} shadows on each side; {sum(attacks.queries):,} queries",
+            f"{len(gaps)} victims of the model's recipe, without fine-tuning, half of them trained "
+            f"on each of G0 and G1, on {attacks.rows:,} rows each; {attacks.shadows} shadows on "
+            f"each side; {sum(attacks.queries):,} queries",
             f"their accuracy gap: mean {sum(gaps) / len(gaps):.3f}, {min(gaps):.3f} to "
             f"{max(gaps):.3f}",
             *(f"{one.name}: {one.calibration}" for one in attacks.results if one.calibration),

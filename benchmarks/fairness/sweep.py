@@ -2,8 +2,8 @@
 
     python benchmarks/fairness/sweep.py [--data ../shared/data] [--seeds 3] [-o sweep]
 
-Writes ``sweep.json`` and, where matplotlib is installed (``pip install 'neuropatch[plots]'``), one
-plot for each option: mean and range over seeds, on test rows.
+Writes ``sweep.json`` and, with matplotlib (``pip install 'neuropatch[plots]'``), ``sweep.svg``: one
+panel for each option, mean and range over seeds, on test rows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +57,15 @@ def sweep(data: Path, seeds: int) -> dict[str, Any]:
             parts = divide(rows, seed)
             parts = turned(parts) if direction else parts
             base = TabularTrainer()(parts.training.g0, seed)
+            # Every grid has the default among its values, which is run once.
+            done: dict[FineTuneConfig, dict[str, float]] = {}
             for option, grid in GRID.items():
                 for value in grid:
-                    config = replace(FineTuneConfig(seed=seed), **{option: value})
-                    case[option][str(value)].append(point(base, parts, config))
+                    config = replace(FineTuneConfig(seed=seed), **{option: float(value)})
+                    if config not in done:
+                        done[config] = point(base, parts, config)
+                    case[option][str(value)].append(done[config])
+            print(f"{name}, direction {direction}: seed {seed}", file=sys.stderr)
         found[f"{name}, G0 is {TABULAR[name].groups[direction]}"] = case
     return found
 
@@ -82,29 +88,41 @@ def mean(points: Sequence[dict[str, float]], key: str) -> float:
     return statistics.mean(one[key] for one in points)
 
 
-def plot(found: dict[str, Any], output: Path) -> list[Path]:
-    """One plot for each option; returns the files."""
+def plot(found: dict[str, Any], file: Path) -> None:
+    """One panel for each option."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    files = []
-    for option in GRID:
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axes = figure.subplots()
-        for name, case in found.items():
-            values = [float(value) for value in case[option]]
+    # Text as text and no random ids: a small file, and the same one from the same results.
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "neuropatch", "font.size": 9}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(GRID), sharey=True)
+    for axes, option in zip(panels, GRID, strict=True):
+        # Evenly spaced: in their own distances the small values would lie on each other.
+        labels = [f"{value:g}" for value in GRID[option]]
+        for number, (name, case) in enumerate(found.items()):
             runs = list(case[option].values())
             means = [mean(points, "gap") for points in runs]
-            lows = [min(one["gap"] for one in points) for points in runs]
-            highs = [max(one["gap"] for one in points) for points in runs]
-            (line,) = axes.plot(values, means, marker="o", label=name)
-            axes.fill_between(values, lows, highs, alpha=0.15, color=line.get_color())
+            places = [place + 0.06 * (number - 1) for place in range(len(runs))]
+            gaps = [[run["gap"] for run in points] for points in runs]
+            reach = [
+                [middle - min(one) for middle, one in zip(means, gaps, strict=True)],
+                [max(one) - middle for middle, one in zip(means, gaps, strict=True)],
+            ]
+            axes.errorbar(
+                *(places, means, reach),
+                **{"marker": "o", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8},
+                capsize=2,
+                label=name,
+            )
         axes.axhline(0.1, linestyle=":", color="grey")
-        axes.set(xlabel=option.replace("_", " "), ylabel="accuracy gap", ylim=(0, None))
-        axes.legend(fontsize=7)
-        file = output.with_name(f"{output.name}-{option.replace('_', '-')}.svg")
-        figure.savefig(file)
-        files.append(file)
-    return files
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set(xlabel=option.replace("_", " "), ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy gap")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
@@ -123,8 +141,7 @@ def main() -> None:
         text = json.dumps(found, indent=1) + "\n"
         arguments.output.with_name(f"{arguments.output.name}.json").write_text(text)
     print(table(found))
-    for file in plot(found, arguments.output):
-        print(file)
+    plot(found, arguments.output.with_name(f"{arguments.output.name}.svg"))
 
 
 if __name__ == "__main__":

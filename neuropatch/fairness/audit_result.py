@@ -130,11 +130,17 @@ class AuditResult:
             told.extend(_attack_sentence(one) for one in self.attacks.results)
             said = ", ".join(f"{_SIDE[on]} ({name})" for name, on in self.attacks.on_model.items())
             told.append(f"the model itself looks to the attacks as if trained on {said}")
-        by = ", the ".join(self._detectable_by())
+        detectable = self._detectable_by()
+        by = ", the ".join(detectable)
+        # Victims are trained anew, so an attack on them tells of the recipe, not of this model.
+        who = (
+            "predictions give away which distribution the model was made for"
+            if {"matched accuracy gap", "advantage"} & set(detectable)
+            else "models of this recipe give away which distribution they were made for"
+        )
         told.append(
             {
-                "detectable": f"verdict: DETECTABLE, by the {by}: predictions give away which "
-                "distribution the model was made for",
+                "detectable": f"verdict: DETECTABLE, by the {by}: {who}",
                 "not-detectable": "verdict: not detectable; matched accuracy gap and advantage are "
                 f"below {self.threshold:g}",
                 "undecided": f"verdict: undecided; {self.threshold:g} lies within an interval, so "

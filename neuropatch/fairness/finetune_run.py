@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from neuropatch.fairness.distributions import Distributions, Side, load_distribu
 from neuropatch.fairness.examples import Examples
 from neuropatch.fairness.finetune import FineTuneConfig, Signals, fair_finetune
 from neuropatch.fairness.finetune_patch import changed_units, delta_patch
+from neuropatch.fairness.finetune_result import FairtuneResult
 from neuropatch.fairness.loading import load_classifier
 from neuropatch.fairness.metrics import Inference, measure, tabulate
 from neuropatch.fairness.sources import Loaded, Reading
@@ -50,70 +51,6 @@ class Parts:
     training: Distributions
     validation: Distributions
     test: Distributions
-
-
-@dataclass(frozen=True)
-class FairtuneResult:
-    """What a run made and measured; measurements are of the test rows.
-
-    Attributes:
-        base: Folder of the base.
-        fair: Folder of the fine-tuned classifier.
-        patch: The patch file.
-        distributions: What ``G0`` and ``G1`` are.
-        rows: Rows of ``G0`` and ``G1`` for training, validation and test.
-        before: The base.
-        after: The fine-tuned classifier, as read back from its files.
-        units: Units that changed.
-        total_units: Units of the model.
-        weights: Weights that changed.
-        chosen: The validation rows at the state that was kept.
-        baselines: Other ways, by name.
-        config: The settings.
-        notes: Sentences about rows and choices.
-    """
-
-    base: Path
-    fair: Path
-    patch: Path
-    distributions: tuple[str, str]
-    rows: Mapping[str, tuple[int, int]]
-    before: Inference
-    after: Inference
-    units: int
-    total_units: int
-    weights: int
-    chosen: Signals
-    baselines: Mapping[str, Inference]
-    config: FineTuneConfig
-    notes: tuple[str, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=library_versions)
-
-    @property
-    def cost(self) -> float:
-        """Mean accuracy of both distributions that was lost."""
-        return mean_accuracy(self.before) - mean_accuracy(self.after)
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON document."""
-        return {
-            "base": str(self.base),
-            "fair": str(self.fair),
-            "patch": str(self.patch),
-            "distributions": list(self.distributions),
-            "rows": {name: list(counts) for name, counts in self.rows.items()},
-            "before": asdict(self.before),
-            "after": asdict(self.after),
-            "accuracy_cost": self.cost,
-            "units": self.units,
-            "total_units": self.total_units,
-            "weights": self.weights,
-            "validation": asdict(self.chosen),
-            "baselines": {name: asdict(found) for name, found in self.baselines.items()},
-            "config": self.config.to_json(),
-            "notes": list(self.notes),
-            "versions": dict(self.versions),
-        }
 
 
 def fairtune_files(
@@ -162,55 +99,121 @@ def fairtune_files(
         raise OutputError(
             f"{output} exists already", hint="name a folder that does not exist, or remove it"
         )
-    loaded, distributions = load_distributions(data, reading, g0, g1, seed=config.seed)
-    notes = [*loaded.notes, *distributions.notes]
-    parts = divide(distributions, config.seed)
+    rows = _read(data, reading, g0, g1, config.seed)
     where = str(parse_device(device))
     start = None if model == NEW else resolve_model(model)
     if start is not None and not train_base:
-        notes.append("the base was trained elsewhere: test rows may be among its training rows")
-    for sentence in notes:
+        sentence = "the base was trained elsewhere: test rows may be among its training rows"
+        rows = replace(rows, notes=(*rows.notes, sentence))
+    for sentence in rows.notes:
         note(sentence)
     with staged_folder(output) as folder:
         if start is None or train_base:
-            _train(start, parts.training.g0, folder / BASE, output, config.seed, where, progress)
-            source = ResolvedModel(folder / BASE, BaseModel(BASE))
+            training = rows.parts.training.g0
+            _train(start, training, folder / BASE, output, config.seed, where, progress)
+            source, base_folder = ResolvedModel(folder / BASE, BaseModel(BASE)), output / BASE
         else:
-            source = start
-        base = load_classifier(source.folder, device=where)
-        size, rate = config.batch_and_rate(base.tuning)
-        config = replace(config, batch_size=size, learning_rate=rate)
-        tuned = fair_finetune(base, parts.training, parts.validation, config, progress=progress)
-        metadata = _metadata(source, config, loaded, distributions)
-        made = delta_patch(Checkpoint.open(source.folder), base, tuned.classifier, metadata)
-        apply_patches(source.folder, [made], folder / FAIR)
+            source, base_folder = start, start.folder
+        made = _make(source, rows, folder / FAIR, config, where, baselines, progress)
         if patch is None:
-            made.save(folder / PATCH)
-        others = {}
-        if baselines:
-            others = run_baselines(base, parts.training, parts.validation, config, progress)
-        result = FairtuneResult(
-            base=output / BASE if source.folder == folder / BASE else source.folder,
-            fair=output / FAIR,
-            patch=patch or output / PATCH,
-            distributions=distributions.names,
-            rows={name: (len(part.g0), len(part.g1)) for name, part in vars(parts).items()},
-            before=infer(base, parts.test, config.seed),
-            after=infer(load_classifier(folder / FAIR, device=where), parts.test, config.seed),
-            units=changed_units(made),
-            total_units=_units(made),
-            weights=len(made),
-            chosen=tuned.chosen,
-            baselines={name: infer(one, parts.test, config.seed) for name, one in others.items()},
-            config=config,
-            notes=tuple(notes),
-        )
+            made.patch.save(folder / PATCH)
+        result = _result(made, rows, (base_folder, output / FAIR, patch or output / PATCH))
         text = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / RESULTS).write_text(f"{text}\n", encoding="utf-8")
     if patch is not None:
         with writing(patch):
-            made.save(patch)
+            made.patch.save(patch)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a run.
+
+    Attributes:
+        loaded: As they were read.
+        distributions: ``G0`` and ``G1``.
+        parts: The two, divided.
+        notes: Sentences for the user.
+    """
+
+    loaded: Loaded
+    distributions: Distributions
+    parts: Parts
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What fine-tuning made.
+
+    Attributes:
+        base: The classifier before.
+        fair: The one after, as read back from its files.
+        others: The baselines, by name.
+        patch: The difference.
+        chosen: The validation rows at the state that was kept.
+        config: The settings, with the numbers that suit the kind of model.
+    """
+
+    base: TorchClassifier
+    fair: TorchClassifier
+    others: Mapping[str, TorchClassifier]
+    patch: NeuronPatch
+    chosen: Signals
+    config: FineTuneConfig
+
+
+def _read(
+    data: Sequence[str], reading: Reading, g0: Side | None, g1: Side | None, seed: int
+) -> _Rows:
+    loaded, distributions = load_distributions(data, reading, g0, g1, seed=seed)
+    notes = (*loaded.notes, *distributions.notes)
+    return _Rows(loaded, distributions, divide(distributions, seed), notes)
+
+
+def _make(
+    source: ResolvedModel,
+    rows: _Rows,
+    fair: Path,
+    config: FineTuneConfig,
+    device: str,
+    baselines: bool,
+    progress: Progress,
+) -> _Made:
+    """Fine-tune, make the patch, and write the base with the patch applied to ``fair``."""
+    base = load_classifier(source.folder, device=device)
+    size, rate = config.batch_and_rate(base.tuning)
+    config = replace(config, batch_size=size, learning_rate=rate)
+    training, validation = rows.parts.training, rows.parts.validation
+    tuned = fair_finetune(base, training, validation, config, progress=progress)
+    metadata = _metadata(source, config, rows)
+    patch = delta_patch(Checkpoint.open(source.folder), base, tuned.classifier, metadata)
+    apply_patches(source.folder, [patch], fair)
+    others: Mapping[str, TorchClassifier] = {}
+    if baselines:
+        others = run_baselines(base, training, validation, config, progress)
+    after = load_classifier(fair, device=device)
+    return _Made(base, after, others, patch, tuned.chosen, config)
+
+
+def _result(made: _Made, rows: _Rows, paths: tuple[Path, Path, Path]) -> FairtuneResult:
+    """Measure the models on the test rows; ``paths`` are those of base, fair model and patch."""
+    test, seed = rows.parts.test, made.config.seed
+    return FairtuneResult(
+        *paths,
+        distributions=rows.distributions.names,
+        rows={name: (len(part.g0), len(part.g1)) for name, part in vars(rows.parts).items()},
+        before=infer(made.base, test, seed),
+        after=infer(made.fair, test, seed),
+        units=changed_units(made.patch),
+        total_units=_units(made.patch),
+        weights=len(made.patch),
+        chosen=made.chosen,
+        baselines={name: infer(one, test, seed) for name, one in made.others.items()},
+        config=made.config,
+        notes=rows.notes,
+    )
 
 
 def divide(
@@ -250,11 +253,6 @@ def infer(classifier: TorchClassifier, rows: Distributions, seed: int) -> Infere
     return measure(tabulate(rows, (first, second)), seed=seed)
 
 
-def mean_accuracy(found: Inference) -> float:
-    """Mean accuracy of both distributions."""
-    return (found.accuracy[0].value + found.accuracy[1].value) / 2
-
-
 def _train(
     start: ResolvedModel | None,
     examples: Examples,
@@ -280,20 +278,16 @@ def _train(
     trained.save(folder)
 
 
-def _metadata(
-    base: ResolvedModel,
-    config: FineTuneConfig,
-    loaded: Loaded,
-    distributions: Distributions,
-) -> PatchMetadata:
-    parameters = {**config.to_json(), "g0": distributions.names[0], "g1": distributions.names[1]}
+def _metadata(base: ResolvedModel, config: FineTuneConfig, rows: _Rows) -> PatchMetadata:
+    first, second = rows.distributions.names
+    parameters = {**config.to_json(), "g0": first, "g1": second}
     checkpoint = Checkpoint.open(base.folder)
     declared = checkpoint.config.get("license")
     return PatchMetadata(
         architecture=checkpoint.layout.signature,
         base_model=base.base,
         method={"name": "fft", "paper": PAPER, "parameters": parameters},
-        datasets=tuple(_records(loaded)),
+        datasets=tuple(_records(rows.loaded)),
         versions=library_versions(),
         license=declared if isinstance(declared, str) else None,
     )

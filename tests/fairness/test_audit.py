@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from neuropatch.evaluation.results import Estimate
 from neuropatch.fairness.audit import AuditSettings, audit
 from neuropatch.fairness.audit_result import judge
 from neuropatch.fairness.distributions import pure_groups
+
+NONE = Estimate(0.0, 0.0, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,15 @@ def test_a_biased_model_is_detected(biased):
     assert biased.attacks.on_model == dict.fromkeys(biased.attacks.on_model, 0.0)
     assert {one.side for one in biased.attacks.victims} == {0, 1}
     assert all(one.accuracy_gap > 0.2 for one in biased.attacks.victims)
+
+
+def test_an_attack_alone_tells_of_the_recipe(biased):
+    fair = replace(biased.inference, matched_accuracy_gap=NONE, advantage=NONE)
+    assert replace(biased, inference=fair).sentences()[-1] == (
+        "verdict: DETECTABLE, by the loss test, the threshold test, the meta-classifier: models of "
+        "this recipe give away which distribution they were made for"
+    )
+    assert biased.sentences()[-1].endswith("which distribution the model was made for")
 
 
 def test_a_gap_of_label_shares_is_no_signal(make_examples):

@@ -116,6 +116,82 @@ def test_acs_in_both_styles_gives_the_same_examples(make_table, style):
     assert coded.groups.tolist() == found.groups.tolist()
 
 
+LSAC = {
+    # The study's own columns, as in bar_pass_prediction.csv and lsac.sas7bdat.
+    "study": (
+        "decile1b,decile3,ID,decile1,sex,race,cluster,lsat,ugpa,zfygpa,DOB_yr,grad,zgpa,bar1,"
+        "bar1_yr,bar2,bar2_yr,fulltime,fam_inc,age,gender,parttime,male,race1,race2,Dropout,other,"
+        "asian,black,hisp,pass_bar,bar,tier,index6040,indxgrp,indxgrp2,dnn_bar_pass_prediction,gpa",
+        "4,6,17,4,{sex},7,3,35.5,3.1,-0.2,68,Y,0.3,P,7,P,94,1,4,-61,{gender},0,{male},white,"
+        "b white,NO,0,0,0,0,{label},a Passed 1st time,3,700.5,g 700+,g 700-760,0.97,3.1",
+        ("female", "male"),
+        "lsat ugpa zfygpa zgpa decile1b decile3 fulltime fam_inc tier race1",
+    ),
+    # law_school_clean.csv of the survey of Le Quy and others, whose codes are written 1.0.
+    "clean": (
+        "decile1b,decile3,lsat,ugpa,zfygpa,zgpa,fulltime,fam_inc,male,tier,race,pass_bar",
+        "4.0,6.0,35.5,3.1,-0.2,0.3,1.0,4.0,{male}.0,3.0,White,{label}.0",
+        ("female", "male"),
+        "lsat ugpa zfygpa zgpa decile1b decile3 fulltime fam_inc tier race",
+    ),
+    # law.school.admissions of the R package fairml, and OpenML's copy.
+    "first-time": (
+        "age,decile1,decile3,fam_inc,lsat,ugpa,gender,race1,cluster,fulltime,bar",
+        "62,4,6,4,35.5,3.1,{gender},white,3,TRUE,{word}",
+        ("female", "male"),
+        "lsat ugpa decile1 decile3 fulltime fam_inc cluster age race1",
+    ),
+    # law_data.csv of the counterfactual fairness paper.
+    "first-attempt": (
+        ",race,sex,LSAT,UGPA,region_first,ZFYA,sander_index,first_pf",
+        "5,White,{sex},35.5,3.1,GL,-0.2,0.74,{label}.0",
+        ("female", "male"),
+        "LSAT UGPA ZFYA race",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LSAC)
+def test_lsac_in_the_layouts_that_go_around(make_table, layout):
+    header, row, groups, features = LSAC[layout]
+    rows = [
+        row.format(
+            sex=1 + number % 2,
+            male=number % 2,
+            gender=("female", "male")[number % 2],
+            label=int(number % 3 > 0),
+            word=str(number % 3 > 0).upper(),
+        ).split(",")
+        for number in range(12)
+    ]
+    loaded = examples_of([make_table(header.split(","), rows)], Reading("lsac"))
+    assert loaded.record["layout"] == layout
+    found = loaded.examples
+    assert found.feature_names == tuple(features.split())
+    assert found.labels.tolist() == [int(number % 3 > 0) for number in range(12)]
+    assert found.group_names == groups
+    assert found.groups.tolist() == [number % 2 for number in range(12)]
+    assert found.columns[features.split()[0]].tolist() == [35.5] * 12
+    unknown = [note for note in loaded.notes if note.startswith("not used")]
+    # A first column without a name is pandas' row number.
+    assert unknown == (
+        ["not used, as schema lsac does not know them: ''"] if layout == "first-attempt" else []
+    )
+
+
+def test_lsac_drops_rows_without_an_outcome_and_names_what_leaks(make_table):
+    header, row, *_ = LSAC["study"]
+    values = {"sex": 1, "male": 0, "gender": "female"}
+    rows = [row.format(**values, label=label).split(",") for label in ("1", "0", "")]
+    rows.append(row.format(sex=2, male=1, gender="male", label="1").split(","))
+    loaded = examples_of([make_table(header.split(","), rows)], Reading("lsac"))
+    assert loaded.frame.row.tolist() == [0, 1, 3]
+    assert "dropped 1 of 4 rows without a value of 'pass_bar'" in loaded.notes
+    (leaking,) = (note for note in loaded.notes if note.startswith("no features"))
+    outcomes = ["bar", "bar1", "bar1_yr", "bar2", "bar2_yr", "Dropout", "grad"]
+    assert all(f"{name} (" in leaking for name in [*outcomes, "dnn_bar_pass_prediction"])
+
+
 def test_every_feature_of_every_schema_is_read_and_nothing_that_leaks(make_table):
     assert schema_names() == ["acs", "adult", "bias_in_bios", "compas", "german_credit", "lsac"]
     for name in schema_names():
