@@ -104,7 +104,7 @@ class TopWeightsRun:
         if self._state is not None:
             start, arrays = self._state.load(self.selectors)
             saved = to_sums(arrays)
-        with _frozen(self._model):
+        with frozen(self._model):
             for dataset in range(start.dataset, len(self._wanted)):
                 here = dataset == start.dataset
                 self._score_dataset(start if here else Position(dataset), saved if here else {})
@@ -215,7 +215,7 @@ def _whole() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter takes a gradient inside the block; afterwards each is as it was."""
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
