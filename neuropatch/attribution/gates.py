@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from neuropatch.attribution.activations import unit_modules
 from neuropatch.attribution.run import frozen, score_batch
-from neuropatch.attribution.unit_tap import UnitTap
 from neuropatch.data.batching import PackedBatch, longest_first, packed_batches
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
@@ -83,7 +84,7 @@ def sample_gate_gradients(
         ModelError: If a loss is not finite, or units cannot be watched.
     """
     progress = progress or Silent()
-    recorder = _GateRecorder(UnitTap(model, layout))
+    recorder = _GateRecorder(unit_modules(model, layout))
     device = next(model.parameters()).device
     order = longest_first(samples)
     progress.start(label, len(samples))
@@ -146,23 +147,43 @@ def _of(reduce: str, values: torch.Tensor) -> torch.Tensor:
 class _GateRecorder:
     """Keeps the gradients of the last batch: a :class:`neuropatch.attribution.run.Recorder`."""
 
-    def __init__(self, tap: UnitTap) -> None:
-        self._tap = tap
+    def __init__(self, modules: dict[BlockId, nn.Module]) -> None:
+        self._modules = modules
         self.samples = 0
         self.values: dict[BlockId, torch.Tensor] = {}
 
     @contextmanager
     def recording(self, batch: PackedBatch) -> Iterator[None]:
-        lengths = batch.lengths.tolist()
         self.values = {}
-
-        def take(block: BlockId, hidden: torch.Tensor, grad: torch.Tensor) -> None:
-            parts = (hidden * grad).split(lengths)
-            self.values[block] = torch.stack([part.sum(dim=0, dtype=torch.float64) for part in parts])
-
-        with self._tap.gradients(take):
+        lengths = batch.lengths.tolist()
+        handles = [
+            module.register_forward_pre_hook(self._hook(block, lengths))
+            for block, module in self._modules.items()
+        ]
+        try:
             yield
+        finally:
+            for handle in handles:
+                handle.remove()
         self.samples += len(batch.rows)
+
+    def _hook(self, block: BlockId, lengths: list[int]) -> Any:
+        def forward(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            hidden = args[0]
+            if not hidden.requires_grad:
+                # With frozen weights nothing has asked for gradients yet: the graph starts at the
+                # units of the lowest block.
+                hidden.requires_grad_()
+            activations = hidden.detach()
+
+            def backward(gradient: torch.Tensor) -> None:
+                parts = (activations * gradient).flatten(0, -2).split(lengths)
+                sums = [part.sum(dim=0, dtype=torch.float64) for part in parts]
+                self.values[block] = torch.stack(sums)
+
+            hidden.register_hook(backward)
+
+        return forward
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}
