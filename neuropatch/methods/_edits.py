@@ -107,6 +107,18 @@ class Edit:
                 hint="choose --edit zero or scale",
             )
 
+    def check_weights(self) -> None:
+        """Refuse an edit that weights cannot take.
+
+        Raises:
+            UsageError: For ``steer``, which moves activations.
+        """
+        if self.kind == "steer":
+            raise UsageError(
+                "--edit steer moves activations of units, and this method finds weights",
+                hint="choose --edit zero, scale or noise",
+            )
+
 
 def unit_edits(
     inputs: Inputs, units: Mapping[BlockId, NDArray[np.int64]], edit: Edit
@@ -150,11 +162,7 @@ def weight_edits(inputs: Inputs, sets: IndexSets, edit: Edit) -> tuple[WeightEdi
     Raises:
         UsageError: For ``steer``, which moves activations.
     """
-    if edit.kind == "steer":
-        raise UsageError(
-            "--edit steer moves activations of units, and this method finds weights",
-            hint="choose --edit zero, scale or noise",
-        )
+    edit.check_weights()
     rng = np.random.default_rng(inputs.seed)
     matrices = [matrix for matrix, flat in sets.items() if len(flat)]
     edits = []
