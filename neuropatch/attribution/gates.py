@@ -32,6 +32,8 @@ from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
+from neuropatch.models.likelihood import TokenLoss
+from neuropatch.models.token_nll import token_nll, token_odds
 from neuropatch.progress import Progress, Silent
 
 UnitValues = dict[BlockId, NDArray[np.float64]]
@@ -40,6 +42,10 @@ UnitValues = dict[BlockId, NDArray[np.float64]]
 REDUCTIONS = ("mean", "absolute", "square")
 """What is taken of the gradients of single samples: their mean, that of their absolute values, or
 that of their squares (the diagonal of the empirical Fisher information of the gates)."""
+
+
+OBJECTIVES: dict[str, TokenLoss] = {"nll": token_nll, "odds": token_odds}
+"""The loss of a token: its negative log likelihood, or its negative log odds."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,20 @@ def sample_gate_gradients(
     layout: Layout,
     samples: Sequence[Sample],
     *,
+    objective: str = "nll",
     batch_tokens: int = 1024,
     progress: Progress | None = None,
     label: str = "gates",
 ) -> Iterator[SampleGradients]:
     """Gradients of every sample's loss with respect to gates on all units, batch by batch.
 
-    A sample's loss is the mean negative log likelihood of its labels, in nats.
+    A sample's loss is the mean of the objective over its labels.
 
     Args:
         model: A causal language model in evaluation mode.
         layout: Its layout.
         samples: Samples with at least one label each.
+        objective: One of :data:`OBJECTIVES`.
         batch_tokens: Most tokens of a batch. It changes results by rounding only.
         progress: Told of every batch.
         label: What the progress is of.
@@ -90,7 +98,7 @@ def sample_gate_gradients(
     progress.start(label, len(samples))
     for batch in packed_batches(samples, batch_tokens=batch_tokens):
         with frozen(model), torch.enable_grad():
-            score_batch(model, recorder, batch.to(device))
+            score_batch(model, recorder, batch.to(device), OBJECTIVES[objective])
         start = recorder.samples - len(batch.rows)
         # The backward pass comes from above.
         values = dict(sorted(recorder.values.items()))
@@ -104,6 +112,7 @@ def gate_gradients(
     samples: Sequence[Sample],
     *,
     reduce: str = "mean",
+    objective: str = "nll",
     batch_tokens: int = 1024,
     progress: Progress | None = None,
     label: str = "gates",
@@ -115,6 +124,7 @@ def gate_gradients(
         layout: Its layout.
         samples: Samples with at least one label each.
         reduce: One of :data:`REDUCTIONS`.
+        objective: One of :data:`OBJECTIVES`.
         batch_tokens: Most tokens of a batch. It changes results by rounding only.
         progress: Told of every batch.
         label: What the progress is of.
@@ -130,7 +140,13 @@ def gate_gradients(
         raise UsageError(f"unknown reduction '{reduce}'", hint=f"choose {', '.join(REDUCTIONS)}")
     totals: dict[BlockId, torch.Tensor] = {}
     for part in sample_gate_gradients(
-        model, layout, samples, batch_tokens=batch_tokens, progress=progress, label=label
+        model,
+        layout,
+        samples,
+        objective=objective,
+        batch_tokens=batch_tokens,
+        progress=progress,
+        label=label,
     ):
         for block, values in part.values.items():
             total = _of(reduce, values).sum(dim=0)

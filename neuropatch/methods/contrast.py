@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from neuropatch.attribution.activations import check_unit_modules
-from neuropatch.attribution.gates import REDUCTIONS, UnitValues, gate_gradients
+from neuropatch.attribution.gates import OBJECTIVES, REDUCTIONS, UnitValues, gate_gradients
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
 from neuropatch.methods._base import GENERAL, PII, Given, Inputs, Localization, Method
@@ -64,6 +64,8 @@ class ContrastConfig(UnitConfig):
         lambda_general: Weight of the general set.
         reduce: What counts of the gradients of kept samples: ``absolute`` values, ``square`` (the
             root of the mean square), or the ``mean``, whose absolute value is taken last.
+        objective: What is to become worse, and is kept of retained sets: ``nll``, the loss, or
+            ``odds``, the log odds, whose gradient does not vanish where a secret is memorised.
         iterations: Steps in which the units are taken.
         integration_steps: Points of the path of the gates; 1 takes the gradient where they are.
         candidates: With a path: how many units go along it, as a multiple of those to be taken.
@@ -75,6 +77,7 @@ class ContrastConfig(UnitConfig):
     lambda_retain: float = 3.0
     lambda_general: float = 6.0
     reduce: str = "absolute"
+    objective: str = "nll"
     iterations: int = 1
     integration_steps: int = 1
     candidates: float = 2.0
@@ -84,8 +87,11 @@ class ContrastConfig(UnitConfig):
         for name in ("lambda_retain", "lambda_general"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="give 0 or more")
-        if self.reduce not in REDUCTIONS:
-            raise UsageError(f"reduce is '{self.reduce}'", hint=f"choose {', '.join(REDUCTIONS)}")
+        for name, known in (("reduce", REDUCTIONS), ("objective", OBJECTIVES)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"{name} is '{getattr(self, name)}'", hint=f"choose {', '.join(known)}"
+                )
         for name in ("iterations", "integration_steps", "candidates"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="ask for at least 1")
@@ -99,11 +105,13 @@ class Kept:
         name: Its name.
         samples: Its samples.
         weight: Weight of its term.
+        objective: One of :data:`neuropatch.attribution.gates.OBJECTIVES`.
     """
 
     name: str
     samples: Sequence[Sample]
     weight: float
+    objective: str = "nll"
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class Contrast:
         forget: Samples whose labels are to be forgotten.
         kept: What is kept.
         reduce: One of :data:`neuropatch.attribution.gates.REDUCTIONS`, for what is kept.
+        objective: One of :data:`neuropatch.attribution.gates.OBJECTIVES`, for what is forgotten.
         batch_tokens: Most tokens of a batch.
         progress: Told how far it is.
     """
@@ -125,6 +134,7 @@ class Contrast:
     forget: Sequence[Sample]
     kept: Sequence[Kept] = ()
     reduce: str = "absolute"
+    objective: str = "nll"
     batch_tokens: int = 1024
     progress: Progress = field(default_factory=Silent)
 
@@ -136,7 +146,7 @@ class Contrast:
                 are those of a factor on the gate, ``m * dL/dm``.
         """
         with self._gated(gates):
-            forget = self._gradients(PII, self.forget, "mean")
+            forget = self._gradients(PII, self.forget, "mean", self.objective)
             kept = [(one.weight, self._magnitudes(one)) for one in self.kept if one.weight > 0]
         return contrast_scores(forget, kept)
 
@@ -180,17 +190,20 @@ class Contrast:
 
     def _magnitudes(self, kept: Kept) -> UnitValues:
         """How much gates matter to what is kept, ``[units]`` of each block, none below 0."""
-        found = self._gradients(kept.name, kept.samples, self.reduce)
+        found = self._gradients(kept.name, kept.samples, self.reduce, kept.objective)
         if self.reduce == "square":
             return {block: np.sqrt(values) for block, values in found.items()}
         return {block: np.abs(values) for block, values in found.items()}
 
-    def _gradients(self, name: str, samples: Sequence[Sample], reduce: str) -> UnitValues:
+    def _gradients(
+        self, name: str, samples: Sequence[Sample], reduce: str, objective: str
+    ) -> UnitValues:
         return gate_gradients(
             self.model,
             self.layout,
             samples,
             reduce=reduce,
+            objective=objective,
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             label=name,
@@ -223,7 +236,7 @@ def localize(inputs: Inputs, config: ContrastConfig) -> Localization:
         UsageError: If there are no records.
     """
     kept = [
-        Kept(name, behaviour_samples(corpus), config.lambda_retain)
+        Kept(name, behaviour_samples(corpus), config.lambda_retain, config.objective)
         for name, corpus in inputs.retain.items()
     ]
     if inputs.general is not None:
@@ -235,6 +248,7 @@ def localize(inputs: Inputs, config: ContrastConfig) -> Localization:
         behaviour_samples(inputs.pii),
         kept,
         config.reduce,
+        config.objective,
         inputs.limits.batch_tokens,
         inputs.progress,
     )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from neuropatch.attribution.gates import REDUCTIONS, gate_gradients, sample_gate_gradients
+from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError, UsageError
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.modules import model_layout, resolve_parameters
@@ -72,6 +73,20 @@ def test_reductions(make_model, make_samples):
             np.testing.assert_allclose(found[block], exact, rtol=1e-9, atol=1e-14)
     with pytest.raises(UsageError, match="unknown reduction 'sum'"):
         gate_gradients(model, model_layout(model), samples, reduce="sum")
+
+
+def test_the_odds_do_not_vanish_with_the_likelihood(make_model, make_samples):
+    """``d log((1 - p) / p) = d(- log p) / (1 - p)``: the same direction, sample by sample."""
+    (sample,) = make_samples(1)
+    sample = Sample(0, sample.ids, len(sample.ids) - 1)
+    model = make_model("llama", "float64")
+    layout = model_layout(model)
+    nll = gate_gradients(model, layout, [sample])
+    odds = gate_gradients(model, layout, [sample], objective="odds")
+    with torch.no_grad():
+        p = torch.exp(-loss_of(model, sample)).item()
+    for block in BLOCKS:
+        np.testing.assert_allclose(odds[block], nll[block] / (1 - p), rtol=1e-4, atol=1e-9)
 
 
 def test_batches_change_rounding_only(make_model, make_samples):

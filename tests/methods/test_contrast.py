@@ -164,6 +164,7 @@ def test_a_small_yield_is_told(planted):
         ({"lambda_retain": -1.0}, "lambda_retain is -1"),
         ({"lambda_general": float("inf")}, "lambda_general is inf"),
         ({"reduce": "sum"}, "reduce is 'sum'"),
+        ({"objective": "margin"}, "objective is 'margin'"),
         ({"iterations": 0}, "iterations is 0"),
         ({"integration_steps": 0}, "integration_steps is 0"),
         ({"candidates": 0.5}, "candidates is 0.5"),

@@ -192,22 +192,22 @@ def test_wanda_of_weights(make_inputs, scope):
 
 def test_random_units_and_weights_are_drawn_evenly(make_inputs):
     inputs = make_inputs()
-    drawn = [units_of(run("random", replace(inputs, seed=s), max_neurons=8)) for s in range(60)]
+    drawn = [units_of(run("random", replace(inputs, seed=s), max_neurons=8)) for s in range(30)]
     assert all(len(one) == 8 for one in drawn)
     counts = [sum((block, k) in one for one in drawn) for block in BLOCKS for k in range(20)]
-    # 60 draws of a fifth: 12 are expected, with a standard deviation of 3.1.
+    # 30 draws of a fifth: 6 are expected, with a standard deviation of 2.2.
     assert min(counts) >= 1
-    assert max(counts) <= 25
+    assert max(counts) <= 15
     assert units_of(run("random", inputs, max_neurons=8)) == drawn[0]
     seen = set()
-    for seed in range(40):
+    for seed in range(20):
         found = weights_of(
             run("random", replace(inputs, seed=seed), granularity="weights", q=0.05, scope="matrix")
         )
         assert len(found) == 6 * 12
         seen |= found
-    # 40 draws of a twentieth miss a weight with probability 0.13.
-    assert 0.8 < len(seen) / (6 * 240) < 0.94
+    # 20 draws of a twentieth miss a weight with probability 0.36.
+    assert 0.58 < len(seen) / (6 * 240) < 0.7
 
 
 @pytest.mark.parametrize("name", NAMES)
