@@ -22,8 +22,9 @@ from neuropatch.data.batching import PackedBatch, packed_batches
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
 from neuropatch.models.layout import Layout
-from neuropatch.models.likelihood import packed_losses
+from neuropatch.models.likelihood import TokenLoss, packed_losses
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
+from neuropatch.models.token_nll import token_nll
 from neuropatch.progress import Progress, Silent
 
 SAVE_EVERY_SECONDS = 60.0
@@ -104,7 +105,7 @@ class TopWeightsRun:
         if self._state is not None:
             start, arrays = self._state.load(self.selectors)
             saved = to_sums(arrays)
-        with _frozen(self._model):
+        with frozen(self._model):
             for dataset in range(start.dataset, len(self._wanted)):
                 here = dataset == start.dataset
                 self._score_dataset(start if here else Position(dataset), saved if here else {})
@@ -172,19 +173,22 @@ class TopWeightsRun:
                     self._saved_at = time.monotonic()
 
 
-def score_batch(model: nn.Module, recorder: Recorder, batch: PackedBatch) -> None:
+def score_batch(
+    model: nn.Module, recorder: Recorder, batch: PackedBatch, token_loss: TokenLoss = token_nll
+) -> None:
     """Feed a recorder with the forward and backward pass of one batch.
 
     Args:
         model: A causal language model in evaluation mode, its parameters frozen.
         recorder: What takes it in, such as a :class:`GradientAccumulator`.
         batch: Samples on the model's device.
+        token_loss: Loss of each label.
 
     Raises:
         ModelError: If a loss is not finite.
     """
     with recorder.recording(batch):
-        losses = packed_losses(model, batch)
+        losses = packed_losses(model, batch, token_loss)
         finite = torch.isfinite(losses).tolist()
         if not all(finite):
             raise ModelError(
@@ -215,7 +219,7 @@ def _whole() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter takes a gradient inside the block; afterwards each is as it was."""
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)

@@ -49,7 +49,7 @@ class LinearTap:
     """
 
     def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot]) -> None:
-        self._modules = {slot.name: _linear_module(model, slot) for slot in slots}
+        self._modules = {slot.name: linear_module(model, slot) for slot in slots}
 
     @contextmanager
     def watching(self, batch: PackedBatch, take: Callable[[Seen], None]) -> Iterator[None]:
@@ -84,7 +84,12 @@ def _hook(name: str, offsets: torch.Tensor, take: Callable[[Seen], None]) -> Any
     return forward
 
 
-def _linear_module(model: nn.Module, slot: ParameterSlot) -> nn.Module:
+def linear_module(model: nn.Module, slot: ParameterSlot) -> nn.Module:
+    """The linear module whose weight holds a matrix.
+
+    Raises:
+        ModelError: If there is none, as for experts that are stored as one tensor.
+    """
     path, _, attribute = slot.name.rpartition(".")
     module = model.get_submodule(path)
     if attribute != "weight" or len(slot.slot.stored_shape) != 2:

@@ -100,7 +100,7 @@ def check_units(layout: Layout, config: UnitConfig) -> None:
     Raises:
         SelectionError: If it is.
     """
-    _counts(unit_blocks(layout), config)
+    group_counts(unit_blocks(layout), config)
 
 
 def select_units(scores: UnitScores, config: UnitConfig) -> UnitSets:
@@ -113,7 +113,7 @@ def select_units(scores: UnitScores, config: UnitConfig) -> UnitSets:
     """
     sizes = {block: len(values) for block, values in scores.items()}
     selected: UnitSets = {}
-    for blocks, count in _counts(sizes, config):
+    for blocks, count in group_counts(sizes, config):
         flat = np.concatenate([scores[block] for block in blocks])
         if np.isnan(flat).any():
             raise SelectionError("a score is not a number", hint="use --dtype float32")
@@ -153,7 +153,9 @@ def unit_patch(
     return NeuronPatch(metadata, (), unit_edits(inputs, units, config.what()))
 
 
-def _counts(sizes: Mapping[BlockId, int], config: UnitConfig) -> list[tuple[list[BlockId], int]]:
+def group_counts(
+    sizes: Mapping[BlockId, int], config: UnitConfig
+) -> list[tuple[list[BlockId], int]]:
     """The groups within which units are counted, and how many are taken of each."""
     groups: dict[tuple[str, int] | None, list[BlockId]] = {}
     for block in sizes:

@@ -21,28 +21,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from neuropatch.attribution.certified import obstacle
-from neuropatch.attribution.certified_run import CertifiedRun
-from neuropatch.attribution.memory import available_memory
-from neuropatch.attribution.plan import ScorePlan, plan_scores
-from neuropatch.attribution.run import TopWeightsRun, Wanted
+from neuropatch.attribution.run import Wanted
 from neuropatch.attribution.selection import SCOPES, IndexSets, amount_of, parse_amount
-from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights
 from neuropatch.errors import SelectionError, UsageError
-from neuropatch.methods._base import GENERAL, Given, Inputs, Limits, Localization, Method
+from neuropatch.methods._base import GENERAL, Given, Inputs, Localization, Method
+from neuropatch.methods._edits import Edit, weight_edits
 from neuropatch.methods._metadata import patch_metadata
-from neuropatch.models.coordinates import MatrixId, parse_target
+from neuropatch.methods._weights import coupled_sets, top_snip_weights, weight_groups
+from neuropatch.models.coordinates import parse_target
 from neuropatch.models.layout import Layout
-from neuropatch.models.modules import resolve_parameters
-from neuropatch.patch.edits import WeightEdit
-from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import NeuronPatch
-from neuropatch.patch.runtime import to_numpy
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,8 @@ class SpinConfig:
         q: Amount of weights taken of each conflicting set, likewise.
         target: Roles: ``mlp`` (the paper's), ``attn``, ``all``, or role names.
         scope: Within what amounts are counted: ``matrix`` (the paper's), ``layer`` or ``model``.
+        edit: What is done to the weights: ``zero`` (the paper's), ``scale`` or ``noise``.
+        strength: How strongly, see :class:`neuropatch.methods._edits.Edit`.
 
     Raises:
         UsageError: If a parameter is out of range.
@@ -63,6 +53,8 @@ class SpinConfig:
     q: float = 5e-7
     target: str = "mlp"
     scope: str = "matrix"
+    edit: str = "zero"
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         parse_amount("--p", self.p)
@@ -70,10 +62,15 @@ class SpinConfig:
         parse_target(self.target)
         if self.scope not in SCOPES:
             raise UsageError(f"unknown scope '{self.scope}'", hint=f"choose {', '.join(SCOPES)}")
+        self.what().check_weights()
+
+    def what(self) -> Edit:
+        """The edit."""
+        return Edit(self.edit, self.strength)
 
 
 def localize(inputs: Inputs, config: SpinConfig) -> Localization:
-    """Find the coupled weights and make the patch that zeroes them.
+    """Find the coupled weights and make the patch that edits them.
 
     Args:
         inputs: At least two conflicting data sets and a general one.
@@ -91,50 +88,16 @@ def localize(inputs: Inputs, config: SpinConfig) -> Localization:
     matrices = layout.matrices(parse_target(config.target))
     wanted = {name: Wanted(corpus.samples, config.q) for name, corpus in inputs.datasets.items()}
     wanted[GENERAL] = Wanted(general.samples, config.p)
-    plan = _plan(inputs.model, layout, matrices, inputs.limits, _largest_share(layout, config))
-    inputs.note(f"plan: {plan.sentence()}")
     parameters = {**asdict(config), "conflicting": list(inputs.datasets)}
     metadata = patch_metadata(inputs, METHOD, parameters)
-    run = (CertifiedRun if plan.candidates else TopWeightsRun)(
-        inputs.model,
-        layout,
-        wanted,
-        scope=config.scope,
-        plan=plan,
-        batch_tokens=inputs.limits.batch_tokens,
-        state=_state(inputs, metadata, plan),
-        progress=inputs.progress,
-    )
-    sets = run.run()
-    if isinstance(run, CertifiedRun):
-        for name, cost in run.costs.items():
-            inputs.note(f"{name}: {cost.sentence()}")
+    sets = top_snip_weights(inputs, wanted, matrices, config.scope, metadata)
     protected = sets.pop(GENERAL)
     coupled = coupled_sets(sets, protected)
     statistics = _statistics(sets, protected, coupled)
     if not coupled:
         raise _nothing_left(statistics)
-    edits = tuple(_zero(inputs.model, layout, matrix, flat) for matrix, flat in coupled.items())
+    edits = weight_edits(inputs, coupled, config.what())
     return Localization(NeuronPatch(metadata, edits), tuple(notes), statistics)
-
-
-def coupled_sets(conflicting: Mapping[str, IndexSets], general: IndexSets) -> IndexSets:
-    """SPIN's coupled weights: in every conflicting set, and not in the general one.
-
-    Args:
-        conflicting: Top weights of each conflicting data set.
-        general: Top weights of the general data set.
-    """
-    none: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-    first, *rest = conflicting.values()
-    coupled: IndexSets = {}
-    for matrix, chosen in first.items():
-        for other in rest:
-            chosen = np.intersect1d(chosen, other.get(matrix, none), assume_unique=True)
-        chosen = np.setdiff1d(chosen, general.get(matrix, none), assume_unique=True)
-        if len(chosen):
-            coupled[matrix] = chosen
-    return coupled
 
 
 def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
@@ -143,7 +106,8 @@ def _empty_selections(layout: Layout, config: SpinConfig) -> list[str]:
     Raises:
         SelectionError: If that holds for every group, so that nothing can be selected.
     """
-    sizes = _group_sizes(layout, config)
+    matrices = layout.matrices(parse_target(config.target))
+    sizes = [size for _, size in weight_groups(layout, matrices, config.scope)]
     notes = []
     for option, amount in (("--q", config.q), ("--p", config.p)):
         if amount >= max(sizes):
@@ -178,68 +142,6 @@ def _check(layout: Layout, given: Given, config: SpinConfig) -> list[str]:
             f"a conflicting data set cannot be called '{GENERAL}'", hint="choose another NAME"
         )
     return _empty_selections(layout, config)
-
-
-def _group_sizes(layout: Layout, config: SpinConfig) -> list[int]:
-    """Numbers of weights of the groups within which amounts are counted."""
-    sizes: dict[Any, int] = {}
-    for matrix in layout.matrices(parse_target(config.target)):
-        group = {"matrix": matrix, "layer": matrix[:2], "model": None}[config.scope]
-        sizes[group] = sizes.get(group, 0) + math.prod(layout.shape(matrix))
-    return list(sizes.values())
-
-
-def _largest_share(layout: Layout, config: SpinConfig) -> float:
-    """The largest share of a group's weights that is taken."""
-    sizes = _group_sizes(layout, config)
-    return max(amount_of(a, size) / size for size in sizes for a in (config.p, config.q))
-
-
-def _plan(
-    model: nn.Module, layout: Layout, matrices: list[MatrixId], limits: Limits, share: float
-) -> ScorePlan:
-    parameters = list(model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in parameters)
-    budget = limits.memory
-    if budget is None:
-        device = parameters[0].device
-        if device.type == "cuda":
-            budget = torch.cuda.mem_get_info(device)[0] + weights
-        else:
-            budget = available_memory() + weights
-    return plan_scores(
-        layout,
-        matrices,
-        weights=weights,
-        batch_tokens=limits.batch_tokens,
-        item_size=parameters[0].element_size(),
-        budget=budget,
-        mode=limits.mode,
-        share=share,
-        obstacle=obstacle(parameters[0].dtype),
-    )
-
-
-def _state(inputs: Inputs, metadata: PatchMetadata, plan: ScorePlan) -> RunState | None:
-    if inputs.limits.resume is None:
-        return None
-    run = {
-        **metadata.to_json(),
-        "mode": plan.mode,
-        "windows": [len(window) for window in plan.windows],
-        "weights": fingerprint_of_weights(inputs.model),
-    }
-    return RunState(inputs.limits.resume, fingerprint_of(run))
-
-
-def _zero(
-    model: nn.Module, layout: Layout, matrix: MatrixId, flat: NDArray[np.int64]
-) -> WeightEdit:
-    width = layout.shape(matrix)[1]
-    rows, columns = flat // width, flat % width
-    slot = resolve_parameters(model, layout, [matrix])[0]
-    weight = slot.weight()[torch.from_numpy(rows), torch.from_numpy(columns)]
-    return WeightEdit.build(matrix, "zero", rows, columns, to_numpy(weight))
 
 
 def _nothing_left(statistics: Mapping[str, Any]) -> SelectionError:

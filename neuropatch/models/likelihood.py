@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch import nn
 from neuropatch.data.batching import IGNORE_INDEX, Batch, PackedBatch
 from neuropatch.models.packing import packed_attention
 from neuropatch.models.token_nll import token_nll
+
+TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits ``[N, V]`` and targets ``[N]`` to the loss of each target, ``[N]``."""
 
 
 @contextmanager
@@ -62,12 +65,15 @@ def sample_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     return spread.sum(dim=1) / wanted.sum(dim=1)
 
 
-def packed_losses(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+def packed_losses(
+    model: nn.Module, batch: PackedBatch, token_loss: TokenLoss = token_nll
+) -> torch.Tensor:
     """:func:`sample_losses` of samples that are packed into one row, without padding.
 
     Args:
         model: A causal language model of transformers.
         batch: Samples on the model's device.
+        token_loss: Loss of each label.
 
     Returns:
         ``[B]`` in float32 (float64 for a float64 model), differentiable.
@@ -83,5 +89,5 @@ def packed_losses(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
             cu_seq_lens_q=batch.offsets,
             use_cache=False,
         ).logits
-    nll = token_nll(logits[0], batch.targets[wanted])
-    return torch.stack([part.mean() for part in nll.split(batch.label_counts)])
+    losses = token_loss(logits[0], batch.targets[wanted])
+    return torch.stack([part.mean() for part in losses.split(batch.label_counts)])

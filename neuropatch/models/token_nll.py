@@ -38,6 +38,25 @@ def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return nll
 
 
+def token_odds(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log odds of each target against all other tokens, ``log((1 - p) / p)``, in nats.
+
+    The likelihood of a token that a model has memorised hardly changes with anything, and so does
+    its gradient, which has the factor ``1 - p``. That of the log odds does not have it.
+
+    Args:
+        logits: ``[N, V]``, any floating type.
+        targets: ``[N]`` int64, below ``V``.
+
+    Returns:
+        ``[N]`` in float32 (float64 for float64 logits), differentiable.
+    """
+    wide = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    target = targets[:, None]
+    others = wide.scatter(1, target, -torch.inf).logsumexp(dim=1)
+    return others - wide.gather(1, target).squeeze(1)
+
+
 class _TokenNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,141 @@
+"""What methods that find weights share: groups, and runs over data sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from neuropatch.attribution.certified import obstacle
+from neuropatch.attribution.certified_run import CertifiedRun
+from neuropatch.attribution.memory import available_memory
+from neuropatch.attribution.plan import ScorePlan, plan_scores
+from neuropatch.attribution.run import TopWeightsRun, Wanted
+from neuropatch.attribution.selection import IndexSets, amount_of
+from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights
+from neuropatch.methods._base import Inputs, Limits
+from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.layout import Layout
+from neuropatch.patch.metadata import PatchMetadata
+
+
+def weight_groups(
+    layout: Layout, matrices: Sequence[MatrixId], scope: str
+) -> list[tuple[list[MatrixId], int]]:
+    """The groups within which amounts of weights are counted, with their numbers of weights.
+
+    Args:
+        layout: The model's layout.
+        matrices: The matrices, in canonical order.
+        scope: One of :data:`neuropatch.attribution.selection.SCOPES`.
+    """
+    groups: dict[Hashable, list[MatrixId]] = {}
+    for matrix in matrices:
+        group = {"matrix": matrix, "layer": matrix[:2], "model": None}[scope]
+        groups.setdefault(group, []).append(matrix)
+    return [
+        (members, sum(math.prod(layout.shape(matrix)) for matrix in members))
+        for members in groups.values()
+    ]
+
+
+def coupled_sets(conflicting: Mapping[str, IndexSets], general: IndexSets) -> IndexSets:
+    """The weights in the top of every conflicting set, and not in the general one.
+
+    Args:
+        conflicting: Top weights of each conflicting data set.
+        general: Top weights of the general data set.
+    """
+    none: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    first, *rest = conflicting.values()
+    coupled: IndexSets = {}
+    for matrix, chosen in first.items():
+        for other in rest:
+            chosen = np.intersect1d(chosen, other.get(matrix, none), assume_unique=True)
+        chosen = np.setdiff1d(chosen, general.get(matrix, none), assume_unique=True)
+        if len(chosen):
+            coupled[matrix] = chosen
+    return coupled
+
+
+def top_snip_weights(
+    inputs: Inputs,
+    wanted: Mapping[str, Wanted],
+    matrices: Sequence[MatrixId],
+    scope: str,
+    metadata: PatchMetadata,
+) -> dict[str, IndexSets]:
+    """The weights with the largest ``mean over samples of |W * dL/dW|``, of every data set.
+
+    Args:
+        inputs: The model and the resources; told the plan.
+        wanted: Samples and amount of each data set, in the order in which they are run.
+        matrices: The matrices to look at, in canonical order.
+        scope: Within what the top weights are taken.
+        metadata: What a saved state must agree with.
+
+    Raises:
+        ModelError: If a loss or score is not finite.
+        OutputError: If the saved state belongs to another run.
+        ResourceError: If the scores do not fit the memory.
+    """
+    sizes = [size for _, size in weight_groups(inputs.layout, matrices, scope)]
+    share = max(amount_of(one.amount, size) / size for size in sizes for one in wanted.values())
+    plan = _plan(inputs.model, inputs.layout, matrices, inputs.limits, share)
+    inputs.note(f"plan: {plan.sentence()}")
+    run = (CertifiedRun if plan.candidates else TopWeightsRun)(
+        inputs.model,
+        inputs.layout,
+        wanted,
+        scope=scope,
+        plan=plan,
+        batch_tokens=inputs.limits.batch_tokens,
+        state=_state(inputs, metadata, plan),
+        progress=inputs.progress,
+    )
+    sets = run.run()
+    if isinstance(run, CertifiedRun):
+        for name, cost in run.costs.items():
+            inputs.note(f"{name}: {cost.sentence()}")
+    return sets
+
+
+def _plan(
+    model: nn.Module, layout: Layout, matrices: Sequence[MatrixId], limits: Limits, share: float
+) -> ScorePlan:
+    parameters = list(model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    budget = limits.memory
+    if budget is None:
+        device = parameters[0].device
+        if device.type == "cuda":
+            budget = torch.cuda.mem_get_info(device)[0] + weights
+        else:
+            budget = available_memory() + weights
+    return plan_scores(
+        layout,
+        matrices,
+        weights=weights,
+        batch_tokens=limits.batch_tokens,
+        item_size=parameters[0].element_size(),
+        budget=budget,
+        mode=limits.mode,
+        share=share,
+        obstacle=obstacle(parameters[0].dtype),
+    )
+
+
+def _state(inputs: Inputs, metadata: PatchMetadata, plan: ScorePlan) -> RunState | None:
+    if inputs.limits.resume is None:
+        return None
+    run = {
+        **metadata.to_json(),
+        "mode": plan.mode,
+        "windows": [len(window) for window in plan.windows],
+        "weights": fingerprint_of_weights(inputs.model),
+    }
+    return RunState(inputs.limits.resume, fingerprint_of(run))
