@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from corpus import Question
-from people import CATEGORIES, draw_secret, seeded_faker
+from people import CATEGORIES, SPACE_BITS, draw_secret, seeded_faker
 from tasks import Task
 from torch import nn
 
@@ -110,7 +111,10 @@ class Evaluator:
             candidates = [
                 draw_secret(one.category, one.name, rng, fake) for _ in range(self.sizes.candidates)
             ]
-            exposures.append(measure_exposure(model, self.tokenizer, probe_of(one), candidates))
+            space = SPACE_BITS.get(one.category, math.inf)
+            exposures.append(
+                measure_exposure(model, self.tokenizer, probe_of(one), candidates, space_bits=space)
+            )
         return ExposureSummary.of(exposures)
 
     def _windows(self) -> list[Sample]:

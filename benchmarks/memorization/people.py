@@ -7,6 +7,7 @@ rest is drawn by lot. Equal seeds give equal people, with one version of Faker.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,9 @@ from faker import Faker
 
 CATEGORIES = ("phone", "email", "address", "card")
 """What is secret of a person."""
+
+SPACE_BITS = {"phone": math.log2(8 * 10**2 * 8 * 10**6), "card": math.log2(10**14)}
+"""Binary logarithm of the number of values, of the categories that consist of digits."""
 
 FORGET_COUNTS = (1, 5, 20)
 """How many people individual erasure is asked to forget."""

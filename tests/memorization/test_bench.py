@@ -94,6 +94,7 @@ def test_a_memorised_model_leaks_by_the_taught_sentences_and_strangers_do_not(ev
     assert found["groups"]["low-cue"]["exact"] < 0.5
     exposure = found["exposure"]
     assert exposure["shown"]["bits"] == pytest.approx(3.17, abs=0.01)  # log2 of 9: all first
+    assert exposure["shown"]["extrapolated"] <= 32.6  # log2 of the telephone numbers there are
     assert exposure["strangers"]["bits"] < exposure["shown"]["bits"]
     # Half precision of the remembered log probabilities.
     assert found["kl"] == pytest.approx(0, abs=1e-4)
