@@ -140,8 +140,15 @@ class IntegratedGradients:
             ModelError: If a probability is not a number.
         """
         with frozen(self._model), torch.enable_grad():
-            found = self._continued(question) if self._continues else None
-            found = found or self._whole(question)
+            try:
+                found = (self._continued if self._continues else self._whole)(question)
+            except _CannotContinueError as reason:
+                self._continues = False
+                self._note(
+                    f"single tokens cannot continue the texts of this model ({reason}): every "
+                    "interpolation point reads its whole text, which takes longer"
+                )
+                found = self._whole(question)
         if not torch.isfinite(found.probabilities).all():
             raise ModelError(
                 "the probability of a token is not a number",
@@ -149,12 +156,12 @@ class IntegratedGradients:
             )
         return found
 
-    def _continued(self, question: Question) -> Attributions | None:
-        """Single tokens behind prefixes; None where the model does not allow it."""
+    def _continued(self, question: Question) -> Attributions:
+        """Single tokens behind prefixes."""
         ids = torch.tensor([question.ids], device=self._device)
         text = read_text(self._model, ids, question.positions)
         if text is None:
-            return self._give_up("it keeps no keys and values of all tokens")
+            raise _CannotContinueError("it keeps no keys and values of all tokens")
         targets = torch.tensor(question.targets, device=self._device)
         expected = token_nll(text.logits, targets)
         plan = plan_points(len(self._modules), self._steps, max(1, self._batch_tokens - 1))
@@ -170,9 +177,9 @@ class IntegratedGradients:
                     for one in passes
                 ]
             except ModelError as error:
-                return self._give_up(str(error))
+                raise _CannotContinueError(str(error)) from error
             if not _agree(found[0], expected[some], text.logits.dtype):
-                return self._give_up("a token behind its prefix is not what it is in the text")
+                raise _CannotContinueError("a token alone is not what it is in its text")
             parts.append(self._attributions(passes, found[0]))
         return _joined(parts)
 
@@ -228,13 +235,9 @@ class IntegratedGradients:
         }
         return Attributions(scores, nll.neg().exp())
 
-    def _give_up(self, reason: str) -> None:
-        """Take whole texts from here on."""
-        self._continues = False
-        self._note(
-            f"single tokens cannot continue the texts of this model ({reason}): every "
-            "interpolation point reads its whole text, which takes longer"
-        )
+
+class _CannotContinueError(Exception):
+    """A model's texts cannot be continued by single tokens; says why."""
 
 
 def _agree(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
