@@ -237,12 +237,13 @@ def test_captum_gives_the_same(make_sharp, question):
 def test_a_planted_neuron_is_found(make_model, question):
     """A unit that writes the output embedding of one token into a stream of nearly nothing."""
     model = make_model("llama", "float64")
-    layer, unit, token = 0, 13, 2
+    layer, unit, token = 1, 13, 2
     block = BlockId("decoder", layer)
     hidden = activations(model, torch.tensor([question.ids]), question.positions[token], block)
     with torch.no_grad():
         model.lm_head.weight *= 200
         direction = model.lm_head.weight[question.targets[token]]
+        direction = direction / direction.norm()
         model.model.layers[layer].mlp.down_proj.weight[:, unit] = direction / hidden[0, unit]
     found = attribute(model, question)
     assert found.probabilities[token] > 0.9
