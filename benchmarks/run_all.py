@@ -25,6 +25,7 @@ SCRIPTS = {
     "kernel_snip_accumulate": (2, False),
     "score_accuracy": (3, True),
     "certified_topk": (4, True),
+    "depn_integrated": (5, True),
     "kernel_masked_mlp": (6, False),
     "apply_to_files": (7, True),
 }

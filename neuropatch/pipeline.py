@@ -29,6 +29,7 @@ from neuropatch.methods._base import (
     find_method,
 )
 from neuropatch.methods._parameters import parse_parameters
+from neuropatch.models.kind import model_kind
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
 
@@ -196,14 +197,15 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     """Check and read everything; what is cheap to refuse comes first."""
     chosen = find_method(options.method)
     parameters = parse_parameters(chosen, options.config)
-    given = files.given("causal")
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
+    given = files.given(model_kind(checkpoint.config))
     chosen.check_given(given)
     chosen.check(checkpoint.layout, given, parameters)
     # Imported late: everything above refuses bad input without loading transformers.
     from neuropatch.models.loading import (
         load_causal_model,
+        load_masked_model,
         load_tokenizer,
         parse_device,
         parse_dtype,
@@ -218,8 +220,9 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     general = None if files.general is None else reader.corpus(files.general, GENERAL)
     pii = None if files.pii is None else reader.forgotten(files.pii)
     retain = {name: reader.kept(spec, name) for name, spec in files.retain.items()}
+    load = {"causal": load_causal_model, "masked": load_masked_model}[given.kind]
     inputs = Inputs(
-        model=load_causal_model(resolved.folder, dtype=options.dtype, device=options.device),
+        model=load(resolved.folder, dtype=options.dtype, device=options.device),
         datasets=datasets,
         general=general,
         pii=pii,

@@ -113,6 +113,19 @@ def special_prefix(tokenizer: Tokenizer) -> list[int]:
     Raises:
         DataError: The tokenizer's special tokens change how the text itself is encoded.
     """
+    return _special_around(tokenizer)[0]
+
+
+def special_suffix(tokenizer: Tokenizer) -> list[int]:
+    """Find the ids that a tokenizer puts behind every text: a SEP or EOS, or nothing.
+
+    Raises:
+        DataError: The tokenizer's special tokens change how the text itself is encoded.
+    """
+    return _special_around(tokenizer)[1]
+
+
+def _special_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     probe = "a"
     plain = _ids(tokenizer, [probe], special=False)[0]
     full = _ids(tokenizer, [probe], special=True)[0]
@@ -126,7 +139,7 @@ def special_prefix(tokenizer: Tokenizer) -> list[int]:
             "the tokenizer encodes a text differently when it adds special tokens",
             hint="neuropatch cannot tell prompt and response apart with this tokenizer",
         )
-    return full[: starts[0]]
+    return full[: starts[0]], full[starts[0] + len(plain) :]
 
 
 def encode(

@@ -102,6 +102,29 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
     return model
 
 
+def load_masked_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:
+    """A masked language model in evaluation mode.
+
+    Args:
+        folder: A folder with config.json and safetensors weights.
+        dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
+        device: ``auto``, or a torch device.
+
+    Raises:
+        ModelError: If the model does not load whole.
+        UsageError: If dtype or device are unknown.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    model, missing = _load(AutoModelForMaskedLM, folder, dtype, device)
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
+            hint="the checkpoint is incomplete, or not a masked language model",
+        )
+    return model
+
+
 def load_sequence_classifier(
     folder: Path,
     *,

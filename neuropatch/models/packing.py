@@ -36,12 +36,27 @@ def packed_attention(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: The model does not let its attention be exchanged.
     """
+    with exchanged_attention(model, NAME):
+        yield
+
+
+@contextmanager
+def exchanged_attention(model: nn.Module, name: str) -> Iterator[None]:
+    """Use another attention function in a model of transformers, for a ``with`` block.
+
+    Args:
+        model: The model.
+        name: The name under which transformers knows the function.
+
+    Raises:
+        ModelError: The model does not let its attention be exchanged.
+    """
     config: Any = model.config
     before = config._attn_implementation
     set_implementation: Any = model.set_attn_implementation
-    set_implementation(NAME)
-    # transformers only warns about a model that cannot, and its samples would see each other.
-    if config._attn_implementation != NAME:
+    set_implementation(name)
+    # transformers only warns about a model that cannot, and keeps the attention it has.
+    if config._attn_implementation != name:
         raise ModelError(
             f"{type(model).__name__} does not let its attention be exchanged",
             hint="use a model whose class is part of transformers 5",
