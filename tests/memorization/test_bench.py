@@ -148,10 +148,14 @@ def test_the_run_measures_what_is_missing_and_nothing_twice(
     printed = capsys.readouterr().out
     path = tmp_path / f"{taught[0].name}.json"
     rows = json.loads(path.read_text())["rows"]
-    assert [(row["variant"], row["asked"]) for row in rows] == [("memorised", 0), ("random", 3)]
-    assert rows[1]["localization"]["units"] == 3
-    assert rows[1]["measured"]["groups"]["shown"]["count"] == PEOPLE // 2
-    assert set(rows[1]["control"]["groups"]) == {"shown", "unshown"}
+    assert [(row["variant"], row["asked"]) for row in rows] == [
+        ("memorised", 0),
+        ("before", 0),
+        ("random", 3),
+    ]
+    assert rows[2]["localization"]["units"] == 3
+    assert rows[2]["measured"]["groups"]["shown"]["count"] == PEOPLE // 2
+    assert set(rows[2]["control"]["groups"]) == {"shown", "unshown"}
     assert "| random | 3 |" in printed
     before = path.read_bytes()
     run.main()
