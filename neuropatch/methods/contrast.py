@@ -3,14 +3,17 @@
 A method of this toolkit. With gates ``m`` on all MLP units, at 1, and mean losses ``L``,
 
     score_k = - dL_forget/dm_k
-              - lambda_retain  * mean over samples of each retained set of |dL/dm_k|
-              - lambda_general * mean over samples of the general set of |dL/dm_k|
+              - lambda_retain  * | dL_retained/dm_k |     for each retained set
+              - lambda_general * | dL_general/dm_k |
 
 The first term is, to first order, what switching the unit off adds to the loss of the personal
-data; the others are what it may change elsewhere, in either direction: a unit that helps one clean
-text and harms another is not free to take. Units are taken by signed score, and none whose score
-is 0 or less. All gradients are those of :mod:`neuropatch.attribution.gates`: a backward pass over
-each data set, for all layers together.
+data; the others are what it changes elsewhere, in either direction. Units are taken by signed
+score, and none whose score is 0 or less. All gradients are those of
+:mod:`neuropatch.attribution.gates`: a backward pass over each data set, for all layers together.
+
+Where the absolute value is taken is a parameter, ``reduce``: of the mean over a kept set, or of
+each of its samples before the mean. Gradients of single samples do not cancel in the second, which
+is several times the first, and with equal weights forbids far more units.
 
 Two refinements, which cost as many passes more:
 
@@ -62,8 +65,8 @@ class ContrastConfig(UnitConfig):
     Attributes:
         lambda_retain: Weight of each retained set.
         lambda_general: Weight of the general set.
-        reduce: What counts of the gradients of kept samples: ``absolute`` values, ``square`` (the
-            root of the mean square), or the ``mean``, whose absolute value is taken last.
+        reduce: What counts of the gradients of kept samples: the magnitude of their ``mean``, the
+            mean of their ``absolute`` values, or the root of the mean ``square``.
         objective: What is to become worse, and is kept of retained sets: ``nll``, the loss, or
             ``odds``, the log odds, whose gradient does not vanish where a secret is memorised.
         iterations: Steps in which the units are taken.
@@ -76,7 +79,7 @@ class ContrastConfig(UnitConfig):
 
     lambda_retain: float = 3.0
     lambda_general: float = 6.0
-    reduce: str = "absolute"
+    reduce: str = "mean"
     objective: str = "nll"
     iterations: int = 1
     integration_steps: int = 1
@@ -133,7 +136,7 @@ class Contrast:
     layout: Layout
     forget: Sequence[Sample]
     kept: Sequence[Kept] = ()
-    reduce: str = "absolute"
+    reduce: str = "mean"
     objective: str = "nll"
     batch_tokens: int = 1024
     progress: Progress = field(default_factory=Silent)
