@@ -22,6 +22,7 @@ from . import (
     doctor,
     evaluate,
     fairtune,
+    layout,
     localize,
     methods,
     patches,
@@ -50,6 +51,7 @@ analyze.register(app)
 audit.register(app)
 fairtune.register(app)
 push.register(app)
+layout.register(app)
 demo.register(app)
 doctor.register(app)
 

@@ -24,6 +24,9 @@ from neuropatch.storage.dtypes import FLOAT_DTYPES, cast, compute_dtype
 # Tiny models run faster on one thread; tests of threading set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What the user of this machine has defined is no matter of the tests.
+os.environ["NEUROPATCH_ARCHITECTURES"] = os.devnull
+
 # A busy machine must not fail a test; on CI the same examples are drawn every time.
 settings.register_profile(
     "neuropatch",
@@ -54,6 +57,17 @@ _TINY = {
     "qwen2": _LLAMA_LIKE | {"head_dim": 4},
     "qwen3": _LLAMA_LIKE | {"tie_word_embeddings": True},
     "gemma": _LLAMA_LIKE,
+    "mixtral": _LLAMA_LIKE | {"head_dim": 4, "num_local_experts": 3, "num_experts_per_tok": 2},
+    # Its attention is code of its own: samples are run one by one.
+    "bloom": {
+        "n_layer": 2,
+        "hidden_size": 12,
+        "n_head": 3,
+        "vocab_size": 50,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    },
     "gpt2": {
         "n_layer": 2,
         "n_embd": 12,

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from neuropatch.attribution.tap import LinearTap, Seen
+from neuropatch.attribution.seen import Seen
+from neuropatch.attribution.tap import LinearTap
 from neuropatch.data.batching import PackedBatch
 from neuropatch.kernels import snip_accumulate_
 from neuropatch.models.coordinates import MatrixId
@@ -51,7 +52,10 @@ class GradientAccumulator:
         self.samples += len(batch.rows)
 
     def _take(self, seen: Seen) -> None:
-        snip_accumulate_(self._sums[seen.name], seen.grad, seen.input, seen.offsets)
+        sums = self._sums[seen.name]
+        if seen.expert is not None:
+            sums = sums[seen.expert]
+        snip_accumulate_(sums, seen.grad, seen.input, seen.offsets)
 
     def factors(self, matrix: MatrixId) -> tuple[torch.Tensor, torch.Tensor, int]:
         """The sum over samples of ``|dL_b/dW|`` ``[out, in]``, ``W``, and the number of samples.
@@ -59,7 +63,10 @@ class GradientAccumulator:
         The score of a weight is ``sum * |W| / samples``, in this order.
         """
         slot = self._slots[matrix]
-        return slot.rows_of(self._sums[slot.name]), slot.weight(), self.samples
+        sums = self._sums[slot.name]
+        if slot.slot.expert is not None:
+            sums = sums[slot.slot.expert]
+        return slot.rows_of(sums), slot.weight(), self.samples
 
     def score(self, matrix: MatrixId) -> torch.Tensor:
         """``I(W_ij) = mean over samples of |W_ij * dL_b/dW_ij|``, ``[out, in]``.
@@ -82,8 +89,8 @@ class GradientAccumulator:
 
 
 def _zeros(slot: ParameterSlot) -> torch.Tensor:
-    stored = slot.slot.stored_shape
-    shape = stored[::-1] if slot.slot.transposed else stored
+    *experts, height, width = slot.slot.stored_shape
+    shape = (*experts, width, height) if slot.slot.transposed else (*experts, height, width)
     wide = slot.parameter.dtype == torch.float64
     dtype = torch.float64 if wide else torch.float32
     return torch.zeros(shape, dtype=dtype, device=slot.parameter.device)

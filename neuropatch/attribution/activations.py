@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from neuropatch.data.batching import IGNORE_INDEX, packed_batches
+from neuropatch.data.batching import IGNORE_INDEX
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import packed_losses
 from neuropatch.models.modules import resolve_parameters
+from neuropatch.models.packing import batches_for
 from neuropatch.progress import Progress, Silent
 
 Key = TypeVar("Key", bound=Hashable)
@@ -123,7 +124,7 @@ def input_moments(
     device = next(model.parameters()).device
     progress.start(label, len(samples))
     found: dict[Key, Moments] = {}
-    for batch in packed_batches(samples, batch_tokens=batch_tokens):
+    for batch in batches_for(model, samples, batch_tokens=batch_tokens):
         counted = (batch.targets[0] != IGNORE_INDEX).to(device) if positions != "all" else None
         with torch.no_grad(), _adding(modules, counted, found):
             packed_losses(model, batch.to(device))

@@ -30,8 +30,9 @@ from torch import nn
 
 from neuropatch.attribution.bounds import Bound, Rounding
 from neuropatch.attribution.candidates import Candidates
+from neuropatch.attribution.seen import Seen
 from neuropatch.attribution.selection import TopSelector
-from neuropatch.attribution.tap import LinearTap, Seen
+from neuropatch.attribution.tap import LinearTap
 from neuropatch.data.batching import PackedBatch
 from neuropatch.errors import ResourceError, UsageError
 from neuropatch.kernels import backends
@@ -127,9 +128,9 @@ class _Watcher:
 
     def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot]) -> None:
         self._slots = {slot.matrix: slot for slot in slots}
-        self._by_layer: dict[str, list[ParameterSlot]] = {}
+        self._by_layer: dict[tuple[str, int | None], list[ParameterSlot]] = {}
         for slot in slots:
-            self._by_layer.setdefault(slot.name, []).append(slot)
+            self._by_layer.setdefault((slot.name, slot.slot.expert), []).append(slot)
         self._tap = LinearTap(model, slots)
         self.samples = 0
         self.batches = 0
@@ -148,7 +149,7 @@ class _Watcher:
         self._after_batch()
 
     def _take(self, seen: Seen) -> None:
-        for slot in self._by_layer[seen.name]:
+        for slot in self._by_layer[seen.layer]:
             grad = slot.rows_of(seen.grad.T).T
             self.bounds[slot.matrix].now.add(grad, seen.input)
             self.candidates[slot.matrix].add(grad, seen.input, seen.offsets)

@@ -27,12 +27,13 @@ from torch import nn
 
 from neuropatch.attribution.activations import unit_modules
 from neuropatch.attribution.run import frozen, score_batch
-from neuropatch.data.batching import PackedBatch, longest_first, packed_batches
+from neuropatch.data.batching import PackedBatch, longest_first
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import TokenLoss
+from neuropatch.models.packing import batches_for
 from neuropatch.models.token_nll import token_nll, token_odds
 from neuropatch.progress import Progress, Silent
 
@@ -96,7 +97,7 @@ def sample_gate_gradients(
     device = next(model.parameters()).device
     order = longest_first(samples)
     progress.start(label, len(samples))
-    for batch in packed_batches(samples, batch_tokens=batch_tokens):
+    for batch in batches_for(model, samples, batch_tokens=batch_tokens):
         with frozen(model), torch.enable_grad():
             score_batch(model, recorder, batch.to(device), OBJECTIVES[objective])
         start = recorder.samples - len(batch.rows)

@@ -33,6 +33,9 @@ def snip_scores(
         Scores ``[out, in]`` in float64.
     """
     exact = copy.deepcopy(model).double().eval()
+    if any(hasattr(module, "has_gate") for module in exact.modules()):
+        # The grouped product of experts knows no float64.
+        exact.set_experts_implementation("eager")  # type: ignore[operator]
     slots = resolve_parameters(exact, model_layout(exact), list(matrices))
     for slot in slots:
         slot.parameter.requires_grad_(True)

@@ -18,12 +18,13 @@ from neuropatch.attribution.memory import release_free_memory, resident_memory
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.selection import IndexSets, TopSelector
 from neuropatch.attribution.state import Position, RunState, to_sums
-from neuropatch.data.batching import PackedBatch, packed_batches
+from neuropatch.data.batching import PackedBatch
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
 from neuropatch.models.layout import Layout
 from neuropatch.models.likelihood import TokenLoss, packed_losses
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
+from neuropatch.models.packing import batches_for
 from neuropatch.models.token_nll import token_nll
 from neuropatch.progress import Progress, Silent
 
@@ -115,7 +116,7 @@ class TopWeightsRun:
         return list(self._wanted)[position.dataset]
 
     def _batches(self, samples: Sequence[Sample]) -> list[PackedBatch]:
-        return list(packed_batches(samples, batch_tokens=self._batch_tokens))
+        return list(batches_for(self._model, samples, batch_tokens=self._batch_tokens))
 
     def _score_dataset(self, start: Position, saved: dict[str, torch.Tensor]) -> None:
         """Fill one data set's selector, from a position on."""

@@ -8,33 +8,16 @@ weights need passes a hook; the weights stay frozen, and their gradients are nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
+from neuropatch.attribution.expert_tap import ExpertWatch
+from neuropatch.attribution.seen import Seen, started
 from neuropatch.data.batching import PackedBatch
 from neuropatch.errors import ModelError
 from neuropatch.models.modules import ParameterSlot
-
-
-@dataclass
-class Seen:
-    """What one linear layer did in one batch.
-
-    Attributes:
-        name: Name of the layer's weight.
-        grad: ``[tokens, out]``, gradients at its output.
-        input: ``[tokens, in]``, its inputs; layers that share an input are given the same memory.
-        offsets: ``[samples + 1]`` int64 on the CPU: the tokens of each sample.
-    """
-
-    name: str
-    grad: torch.Tensor
-    input: torch.Tensor
-    offsets: torch.Tensor
 
 
 class LinearTap:
@@ -45,11 +28,19 @@ class LinearTap:
         slots: The matrices, as resolved in the model.
 
     Raises:
-        ModelError: If a matrix is not the weight of a linear module.
+        ModelError: If a matrix is neither the weight of a linear module nor one of stacked experts.
     """
 
     def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot]) -> None:
-        self._modules = {slot.name: linear_module(model, slot) for slot in slots}
+        stacked = [slot for slot in slots if slot.slot.expert is not None]
+        self._modules = {
+            slot.name: linear_module(model, slot) for slot in slots if slot.slot.expert is None
+        }
+        self._experts: dict[str, dict[str, str]] = {}
+        for slot in stacked:
+            path, _, attribute = slot.name.rpartition(".")
+            self._experts.setdefault(path, {})[attribute] = slot.name
+        self._model = model
 
     @contextmanager
     def watching(self, batch: PackedBatch, take: Callable[[Seen], None]) -> Iterator[None]:
@@ -57,31 +48,63 @@ class LinearTap:
 
         The graph starts at the lowest of the layers: nothing below them is differentiated.
         """
-        handles = [
-            module.register_forward_hook(_hook(name, batch.offsets, take))
-            for name, module in self._modules.items()
-        ]
-        try:
+        with ExitStack() as stack:
+            for name, module in self._modules.items():
+                layer = _Layer(name, batch.offsets, take)
+                stack.callback(layer.finish)
+                stack.callback(module.register_forward_hook(layer.forward).remove)
+            for path, names in self._experts.items():
+                module = self._model.get_submodule(path)
+                watch = ExpertWatch(module, names, batch.offsets, take)
+                stack.enter_context(watch.watching())
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-def _hook(name: str, offsets: torch.Tensor, take: Callable[[Seen], None]) -> Any:
-    def forward(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+class _Layer:
+    """One linear layer in one batch.
+
+    A layer may be called more than once in a pass (DeBERTa projects the embeddings of positions
+    with the weights of the tokens). The gradient of its weight is then one sum over all calls.
+    """
+
+    def __init__(self, name: str, offsets: torch.Tensor, take: Callable[[Seen], None]) -> None:
+        self._name, self._offsets, self._take = name, offsets, take
+        self._calls = 0
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(
+        self, _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
+        """The hook; the inputs of this call are kept until its gradients come."""
         inputs = args[0].detach()
-        if not output.requires_grad:
-            # With frozen weights nothing has asked for gradients yet.
-            output.requires_grad_()
+        self._calls += 1
+        if self._calls > 1 and len(self._offsets) > 2:
+            raise ModelError(
+                f"the layer of '{self._name}' is called more than once in a pass",
+                hint="give the model one sample at a time",
+            )
+        output = started(output)
 
         def backward(gradient: torch.Tensor) -> None:
-            take(Seen(name, gradient.flatten(0, -2), inputs.flatten(0, -2), offsets))
+            self._waiting.append((gradient.flatten(0, -2), inputs.flatten(0, -2)))
+            if len(self._waiting) == self._calls:
+                self.finish()
 
         output.register_hook(backward)
         return output
 
-    return forward
+    def finish(self) -> None:
+        """Hand on what has been seen, if anything waits: a call may lead to no gradient."""
+        if not self._waiting:
+            return
+        grads, inputs = zip(*self._waiting, strict=True)
+        self._waiting = []
+        grad, x = (grads[0], inputs[0]) if len(grads) == 1 else map(torch.cat, (grads, inputs))
+        offsets = self._offsets
+        if len(offsets) == 2:
+            # All rows are those of the single sample, also in an encoder of another length.
+            offsets = torch.tensor([0, len(grad)])
+        self._take(Seen(self._name, grad, x, offsets))
 
 
 def linear_module(model: nn.Module, slot: ParameterSlot) -> nn.Module:

@@ -85,18 +85,7 @@ class Checkpoint:
 
     @classmethod
     def _open(cls, folder: Path) -> Checkpoint:
-        _check_folder(folder)
-        config = _read_config(folder)
-        shards, weight_map = _find_shards(folder, config)
-        stamps = {name: stamp(folder / name) for name in shards}
-        headers = {name: read_header(folder / name) for name in shards}
-        tensors = _join(headers)
-        for tensor, shard in weight_map.items():
-            if tensors.get(tensor) != shard:
-                raise CheckpointError(
-                    f"{folder / INDEX} says that '{tensor}' is in {shard}, and it is not",
-                    hint="download or export the checkpoint again",
-                )
+        config, headers, tensors, stamps = _read_headers(folder)
         return cls(folder, config, Layout.from_config(config), headers, tensors, stamps)
 
     def path(self, shard: str) -> Path:
@@ -135,16 +124,17 @@ class Checkpoint:
             CheckpointError: If the tensor is missing, misshapen, or in a format whose values
                 cannot be edited one by one.
         """
-        slot = self.layout.disk(matrix)
-        found = [name for name in slot.names if name in self.tensors]
+        slots = self.layout.on_disk(matrix)
+        found = [(name, slot) for slot in slots for name in slot.names if name in self.tensors]
         if len(found) != 1:
             problem = (
-                f"holds {matrix} twice, as '{found[0]}' and as '{found[1]}'"
+                f"holds {matrix} twice, as '{found[0][0]}' and as '{found[1][0]}'"
                 if found
-                else f"has no tensor '{slot.names[0]}' for {matrix}"
+                else f"has no tensor '{slots[0].names[0]}' for {matrix}"
             )
             raise CheckpointError(f"{self.folder} {problem}", hint=self._hint())
-        info = self.tensor(found[0])
+        name, slot = found[0]
+        info = self.tensor(name)
         if info.dtype not in FLOAT_DTYPES and self.quantization:
             raise CheckpointError(
                 f"tensor '{info.name}' is quantised ({self.quantization}, stored as {info.dtype}), "
@@ -168,6 +158,38 @@ class Checkpoint:
         if self.quantization:
             return "edit the checkpoint from before quantisation, then quantise the result"
         return "check config.json, and that the folder holds a plain transformers checkpoint"
+
+
+def shapes_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """The config of a checkpoint of any architecture, and the shapes of its tensors by name.
+
+    Raises:
+        CheckpointError: As :meth:`Checkpoint.open`.
+    """
+    with reading():
+        config, headers, tensors, _ = _read_headers(Path(folder))
+    return config, {name: headers[tensors[name]].tensors[name].shape for name in sorted(tensors)}
+
+
+def _read_headers(
+    folder: Path,
+) -> tuple[
+    dict[str, Any], dict[str, SafetensorsHeader], dict[str, str], dict[str, tuple[int, int]]
+]:
+    """Config, headers by shard, shards by tensor, and stamps by shard."""
+    _check_folder(folder)
+    config = _read_config(folder)
+    shards, weight_map = _find_shards(folder, config)
+    stamps = {name: stamp(folder / name) for name in shards}
+    headers = {name: read_header(folder / name) for name in shards}
+    tensors = _join(headers)
+    for tensor, shard in weight_map.items():
+        if tensors.get(tensor) != shard:
+            raise CheckpointError(
+                f"{folder / INDEX} says that '{tensor}' is in {shard}, and it is not",
+                hint="download or export the checkpoint again",
+            )
+    return config, headers, tensors, stamps
 
 
 @contextmanager

@@ -6,17 +6,19 @@ NumPy only; serves files and module trees alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuropatch.errors import ArchitectureError
+from neuropatch.models.binding import bind_dimensions, bind_layers, flattened
 from neuropatch.models.coordinates import DENSE, ROLES, BlockId, MatrixId
 from neuropatch.models.definition import (
     ArchitectureDefinition,
     Fused,
+    RoleDefinition,
     StackDefinition,
     Storage,
     definition_for,
@@ -59,6 +61,7 @@ class TensorSlot:
         transposed: Whether the tensor holds ``[in, out]``.
         expert: Index on the tensor's first axis, or None.
         row_map: The role's rows of a fused tensor, or None for all rows.
+        flat: Whether the first axis runs over the rows of all experts, one after the other.
     """
 
     names: tuple[str, ...]
@@ -67,12 +70,21 @@ class TensorSlot:
     transposed: bool
     expert: int | None
     row_map: RowMap | None
+    flat: bool = False
+
+    @property
+    def expert_shape(self) -> tuple[int, int]:
+        """Shape of what the tensor holds of one expert, or of the whole tensor."""
+        height, width = self.stored_shape[-2:]
+        if self.flat:
+            height = (self.shape[::-1] if self.transposed else self.shape)[0]
+        return height, width
 
     def offsets(self, rows: Index, columns: Index) -> Index:
         """Positions in the flattened tensor (C order) of weights ``(row, column)``."""
         if self.row_map is not None:
             rows = self.row_map.rows(rows)
-        height, width = self.stored_shape[-2:]
+        height, width = self.expert_shape
         flat = columns * width + rows if self.transposed else rows * width + columns
         return flat if self.expert is None else flat + self.expert * height * width
 
@@ -85,7 +97,7 @@ class TensorSlot:
         Returns:
             Which positions are the matrix's, ``[n]``, and the row and column of each of those.
         """
-        height, width = self.stored_shape[-2:]
+        height, width = self.expert_shape
         mine = np.ones(offsets.shape, dtype=bool)
         if self.expert is not None:
             mine = offsets // (height * width) == self.expert
@@ -108,10 +120,13 @@ class Signature:
         model_type: transformers' ``model_type``.
         dimensions: Sizes by name: layers, hidden, intermediate, heads, kv_heads, head_dim,
             experts (mixtures only), vocabulary.
+        layers: Indices of the layers of each kind, in models whose layers differ (``sparse``:
+            those with experts).
     """
 
     model_type: str
     dimensions: Mapping[str, int]
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def differences(self, other: Signature) -> list[str]:
         """What differs, in words; the vocabulary may, since fine-tunes add tokens."""
@@ -122,6 +137,9 @@ class Signature:
             mine, theirs = self.dimensions.get(name), other.dimensions.get(name)
             if mine != theirs:
                 found.append(f"{name} {mine} against {theirs}")
+        for kind in sorted({*self.layers, *other.layers}):
+            if self.layers.get(kind) != other.layers.get(kind):
+                found.append(f"the {kind} layers")
         return found
 
 
@@ -145,7 +163,12 @@ class Layout:
                 "the model's config has no model_type", hint="check config.json"
             )
         definition = definition_for(model_type)
-        return cls(definition, Signature(model_type, bind_dimensions(definition, config)))
+        if model_type in definition.towers:
+            # Multimodal: the text model decides. Older files have its sizes at the top level.
+            text = config.get(definition.towers[model_type])
+            config = text if isinstance(text, dict) else config
+            model_type = definition.model_types[0]
+        return cls(definition, bind(definition, model_type, config))
 
     @classmethod
     def from_signature(cls, signature: Signature) -> Layout:
@@ -156,6 +179,7 @@ class Layout:
         """
         definition = definition_for(signature.model_type)
         missing = set(definition.dimensions) - set(signature.dimensions)
+        missing |= set(definition.layer_sets) - set(signature.layers)
         if missing:
             raise ArchitectureError(
                 f"the architecture signature lacks {', '.join(sorted(missing))}",
@@ -177,7 +201,7 @@ class Layout:
             MatrixId(*block, role)
             for block in self.blocks()
             for role in self._stack(block.stack).roles
-            if role in wanted and self._has(block, role)
+            if role in wanted and self._find(block, role) is not None
         ]
 
     def shape(self, matrix: MatrixId) -> tuple[int, int]:
@@ -186,17 +210,25 @@ class Layout:
         Raises:
             ArchitectureError: If the architecture has no such matrix.
         """
-        stack = self._check(matrix)
-        out, into = stack.roles[matrix.role].shape
-        return self._size(out), self._size(into)
+        return self._shape(self._role(matrix))
 
     def disk(self, matrix: MatrixId) -> TensorSlot:
-        """Where a checkpoint file holds the matrix."""
-        return self._slot(matrix, self._check(matrix).roles[matrix.role].disk)
+        """Where a checkpoint file usually holds the matrix."""
+        return self.on_disk(matrix)[0]
+
+    def on_disk(self, matrix: MatrixId) -> list[TensorSlot]:
+        """Every place where a checkpoint may hold the matrix, the usual one first.
+
+        The last is that of a model in memory: a library may save its modules as they are.
+        """
+        role = self._role(matrix)
+        storages = dict.fromkeys((*role.disk, role.memory))
+        return [self._slot(matrix, role, storage) for storage in storages]
 
     def memory(self, matrix: MatrixId) -> TensorSlot:
         """Where a module tree holds the matrix: names of parameters."""
-        return self._slot(matrix, self._check(matrix).roles[matrix.role].memory)
+        role = self._role(matrix)
+        return self._slot(matrix, role, role.memory)
 
     def layer_names(self, block: BlockId) -> tuple[str, ...]:
         """Names that the block's layer may have, one for each prefix."""
@@ -213,15 +245,24 @@ class Layout:
         )
 
     def _experts(self, stack: StackDefinition) -> int:
-        return self._size(stack.experts) if stack.experts else 0
+        if stack.experts is None or not self.signature.dimensions.get(stack.experts, 1):
+            return 0
+        return self._size(stack.experts)
 
-    def _has(self, block: BlockId, role: str) -> bool:
-        """Whether a block has a role: attention is the layer's, not an expert's."""
-        storage = self._stack(block.stack).roles[role].disk
-        per_expert = storage.stacked or "{expert}" in storage.path
-        return per_expert == (block.expert != DENSE)
+    def _find(self, block: BlockId, role: str) -> RoleDefinition | None:
+        """How a block has a role, if it does: attention is the layer's, not an expert's."""
+        for one in self._stack(block.stack).roles[role]:
+            if (
+                one.memory.per_expert == (block.expert != DENSE)
+                and (one.inside is None or block.layer in self.signature.layers[one.inside])
+                and (one.outside is None or block.layer not in self.signature.layers[one.outside])
+                and (one.when is None or self.signature.dimensions[one.when])
+                and (one.unless is None or not self.signature.dimensions[one.unless])
+            ):
+                return one
+        return None
 
-    def _check(self, matrix: MatrixId) -> StackDefinition:
+    def _role(self, matrix: MatrixId) -> RoleDefinition:
         stack = self._stack(matrix.stack)
         if matrix.role not in stack.roles:
             raise ArchitectureError(
@@ -230,13 +271,18 @@ class Layout:
             )
         layers, experts = self._size(stack.layers), self._experts(stack)
         inside = 0 <= matrix.layer < layers and DENSE <= matrix.expert < experts
-        if not inside or not self._has(matrix.block, matrix.role):
+        found = self._find(matrix.block, matrix.role) if inside else None
+        if found is None:
             raise ArchitectureError(
                 f"there is no matrix {matrix} in a model of {layers} layers"
                 + (f" with {experts} experts" if experts else ""),
                 hint="the coordinates belong to another model",
             )
-        return stack
+        return found
+
+    def _shape(self, role: RoleDefinition) -> tuple[int, int]:
+        out, into = role.shape
+        return self._size(out), self._size(into)
 
     def _size(self, expression: str) -> int:
         value = evaluate(expression, self.signature.dimensions)
@@ -247,13 +293,14 @@ class Layout:
             )
         return value
 
-    def _slot(self, matrix: MatrixId, storage: Storage) -> TensorSlot:
-        stack = self._stack(matrix.stack)
-        out, into = self.shape(matrix)
+    def _slot(self, matrix: MatrixId, role: RoleDefinition, storage: Storage) -> TensorSlot:
+        out, into = self._shape(role)
         rows, row_map = self._fused(storage.fused) if storage.fused else (out, None)
         stored: tuple[int, ...] = (into, rows) if storage.transposed else (rows, into)
         if storage.stacked:
-            stored = (self._experts(stack), *stored)
+            experts = self._experts(self._stack(matrix.stack))
+            height, width = stored
+            stored = (experts * height, width) if storage.flat else (experts, height, width)
         path = storage.path.format(expert=matrix.expert)
         return TensorSlot(
             names=tuple(f"{layer}.{path}" for layer in self.layer_names(matrix.block)),
@@ -262,6 +309,7 @@ class Layout:
             transposed=storage.transposed,
             expert=matrix.expert if storage.stacked else None,
             row_map=row_map,
+            flat=storage.flat,
         )
 
     def _fused(self, fused: Fused) -> tuple[int, RowMap]:
@@ -279,23 +327,23 @@ class Layout:
         return sum(totals), RowMap(start, sizes[fused.part], sum(sizes))
 
 
-def bind_dimensions(
-    definition: ArchitectureDefinition, config: Mapping[str, Any]
-) -> dict[str, int]:
-    """The sizes of a model from its config.
+def bind(
+    definition: ArchitectureDefinition, model_type: str, config: Mapping[str, Any]
+) -> Signature:
+    """The signature of a model from its config.
+
+    Args:
+        definition: The definition of its architecture.
+        model_type: Its transformers ``model_type``.
+        config: The config that its sizes are in.
 
     Raises:
-        ArchitectureError: If a dimension is neither in the config nor derivable.
+        ArchitectureError: If a size is neither in the config nor derivable.
     """
-    sizes: dict[str, int] = {}
-    for name, expressions in definition.dimensions.items():
-        values = {**config, **sizes}
-        found = (evaluate(expression, values) for expression in expressions)
-        value = next((value for value in found if value is not None), None)
-        if value is None:
-            raise ArchitectureError(
-                f"the model's config does not say {name} ({' or '.join(expressions)})",
-                hint="check config.json",
-            )
-        sizes[name] = value
-    return sizes
+    config = flattened({**definition.defaults, **config})
+    dimensions = bind_dimensions(definition, config)
+    layers = {
+        name: bind_layers(layer_set, config, dimensions["layers"])
+        for name, layer_set in definition.layer_sets.items()
+    }
+    return Signature(model_type, dimensions, layers)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from neuropatch.data.batching import IGNORE_INDEX, Batch, PackedBatch
-from neuropatch.models.packing import packed_attention
+from neuropatch.models.packing import packed_forward
 from neuropatch.models.token_nll import token_nll
 
 TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -82,12 +82,7 @@ def packed_losses(
         ModelError: The model does not let its attention be exchanged.
     """
     wanted = batch.targets != IGNORE_INDEX
-    with packed_attention(model), logits_only_at(model, wanted):
-        logits = model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            cu_seq_lens_q=batch.offsets,
-            use_cache=False,
-        ).logits
+    with logits_only_at(model, wanted):
+        logits = packed_forward(model, batch)
     losses = token_loss(logits[0], batch.targets[wanted])
     return torch.stack([part.mean() for part in losses.split(batch.label_counts)])

@@ -91,9 +91,7 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
         ModelError: If the model does not load whole.
         UsageError: If dtype or device are unknown.
     """
-    from transformers import AutoModelForCausalLM
-
-    model, missing = _load(AutoModelForCausalLM, folder, dtype, device)
+    model, missing = _load(_causal_loader(folder), folder, dtype, device)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
@@ -123,6 +121,27 @@ def load_masked_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
             hint="the checkpoint is incomplete, or not a masked language model",
         )
     return model
+
+
+def _causal_loader(folder: Path) -> Any:
+    """What loads a checkpoint as a causal language model, images or not.
+
+    Raises:
+        ModelError: If its config does not load, or it is an encoder-decoder: some of those load as
+            a causal model too, as half of what they are.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    with _loading(f"{folder}: the model"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{folder} is an encoder-decoder ({config.model_type}), not a causal language model",
+            hint="use a model that continues a text",
+        )
+    multimodal = type(config) in AutoModelForImageTextToText._model_mapping
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForImageTextToText if multimodal and not causal else AutoModelForCausalLM
 
 
 def load_sequence_classifier(

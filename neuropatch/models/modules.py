@@ -50,6 +50,8 @@ class ParameterSlot:
 
     def view_of(self, stored: torch.Tensor) -> torch.Tensor:
         """The matrix's share of any tensor that is laid out like the parameter, ``[out, in]``."""
+        if self.slot.flat:
+            stored = stored.unflatten(0, (-1, self.slot.expert_shape[0]))
         if self.slot.expert is not None:
             stored = stored[self.slot.expert]
         return self.rows_of(stored.T if self.slot.transposed else stored)

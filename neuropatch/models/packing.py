@@ -11,7 +11,7 @@ bounds travel as ``cu_seq_lens_q``, the name that its own functions for packed r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,10 +20,73 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from neuropatch.data.batching import PackedBatch, packed_batches
+from neuropatch.data.tokenize import Sample
 from neuropatch.errors import ModelError
+from neuropatch.models.modules import model_layout
 
 NAME = "neuropatch_packed"
 """The name under which transformers knows the attention function."""
+
+
+def can_pack(model: nn.Module) -> bool:
+    """Whether samples may follow each other in one row of a model.
+
+    Not so where attention is the model's own code, or adds to the scores what
+    :func:`packed_attention` does not know of (ALiBi, sinks, chunks): the architecture says so.
+    """
+    layout = model_layout(model)
+    return layout.signature.model_type not in layout.definition.unpacked
+
+
+def batches_for(
+    model: nn.Module, samples: Sequence[Sample], *, batch_tokens: int
+) -> Iterator[PackedBatch]:
+    """Batches of samples as a model takes them: packed under a token budget, or one by one.
+
+    Args:
+        model: A causal language model of transformers.
+        samples: Samples with at least one label each.
+        batch_tokens: Most tokens of a batch; see :func:`neuropatch.data.batching.packed_batches`.
+
+    Raises:
+        UsageError: ``batch_tokens`` is below 1.
+    """
+    # A budget of one token makes every sample a batch of its own.
+    yield from packed_batches(
+        samples, batch_tokens=batch_tokens if can_pack(model) else min(1, batch_tokens)
+    )
+
+
+def packed_forward(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """Logits of samples in one row, each of which sees itself only.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Samples on the model's device; a single one if the model cannot pack.
+
+    Returns:
+        Logits ``[1, N, V]``.
+
+    Raises:
+        ModelError: The model does not let its attention be exchanged.
+    """
+    if not can_pack(model):
+        if len(batch.rows) > 1:
+            raise ModelError(
+                f"samples in one row of {type(model).__name__} would see each other",
+                hint="give it one sample at a time",
+            )
+        alone: torch.Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+        return alone
+    with packed_attention(model):
+        logits: torch.Tensor = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            cu_seq_lens_q=batch.offsets,
+            use_cache=False,
+        ).logits
+    return logits
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class PatchMetadata:
             "architecture": {
                 "model_type": self.architecture.model_type,
                 "dimensions": dict(self.architecture.dimensions),
+                **_if_any("layers", {k: list(v) for k, v in self.architecture.layers.items()}),
             },
             "base_model": {"name": self.base_model.name, "revision": self.base_model.revision},
             "method": dict(self.method),
@@ -85,7 +86,9 @@ class PatchMetadata:
         if not re.fullmatch(r"[\w.-]{1,100}", model_type, re.ASCII):
             raise _bad("model_type", "the name of an architecture")
         return cls(
-            architecture=Signature(model_type, _sizes(architecture, "dimensions")),
+            architecture=Signature(
+                model_type, _sizes(architecture, "dimensions"), _layers(architecture, "layers")
+            ),
             base_model=BaseModel(
                 _typed(base, "name", str, type(None)), _typed(base, "revision", str, type(None))
             ),
@@ -139,6 +142,19 @@ def _sizes(document: Mapping[str, Any], name: str) -> dict[str, int]:
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in value.values()):
         raise _bad(name, "a map of sizes")
     return value
+
+
+def _if_any(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value} if value else {}
+
+
+def _layers(document: Mapping[str, Any], name: str) -> dict[str, tuple[int, ...]]:
+    """Layers of each kind; only models whose layers differ have the field."""
+    value: dict[str, list[int]] = _typed({name: {}, **document}, name, dict)
+    for indices in value.values():
+        if not isinstance(indices, list) or not all(type(index) is int for index in indices):
+            raise _bad(name, "a map of lists of layers")
+    return {kind: tuple(indices) for kind, indices in value.items()}
 
 
 def merge_metadata(operation: str, parts: Sequence[PatchMetadata]) -> PatchMetadata:

@@ -47,6 +47,16 @@ def runs(model, samples, amount, scope, batch_tokens=32, candidates=10**6, roles
     return found[0], found[1], one.costs["a"]
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "bloom"])
+def test_experts_and_samples_one_by_one(make_model, make_samples, reluctant, model_type):
+    reluctant(0.6)
+    full, found, _ = runs(make_model(model_type), make_samples(17), 5, "layer")
+    assert found == full
+    assert all(matrix.expert >= 0 for matrix in full if matrix.role == "up") == (
+        model_type == "mixtral"
+    )
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_sets_are_those_of_the_full_mode(make_model, make_samples, reluctant, model_type, scope):

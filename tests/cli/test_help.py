@@ -27,6 +27,7 @@ COMMANDS = (
     "fairtune",
     "push",
     "list",
+    "layout",
     "doctor",
     "demo",
 )

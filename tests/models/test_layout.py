@@ -20,26 +20,33 @@ DOCUMENTS = {
 def test_a_bundled_definition_says_only_what_the_format_knows(name):
     document = DOCUMENTS[name]
     definition = parse_definition(document)
-    assert set(document) <= {"name", "model_types", "dimensions", "stacks", "tied"}
     assert f"{definition.name}.json" == name
     known = set(definition.dimensions)
     assert {"layers", "hidden", "intermediate", "vocabulary"} <= known
     for stack in definition.stacks:
         assert stack.roles
         sizes = [stack.layers, *([stack.experts] if stack.experts else [])]
-        for role in stack.roles.values():
-            sizes.extend(role.shape)
-            for storage in (role.disk, role.memory):
+        for role in (one for alternatives in stack.roles.values() for one in alternatives):
+            sizes.extend([*role.shape, *(n for n in (role.when, role.unless) if n)])
+            assert {n for n in (role.when, role.unless) if n} <= definition.optional
+            assert {n for n in (role.inside, role.outside) if n} <= set(definition.layer_sets)
+            for storage in (*role.disk, role.memory):
+                assert storage.per_expert == role.memory.per_expert
                 if storage.fused is not None:
                     sizes.extend([*storage.fused.parts, storage.fused.groups])
                     # The part that is the role's must be as high as the role.
                     assert storage.fused.parts[storage.fused.part] == role.shape[0]
         for size in sizes:
             assert evaluate(size, dict.fromkeys(known, 4)) is not None, size
+    assert definition.unpacked <= set(definition.model_types)
 
 
 def test_no_model_type_has_two_definitions():
-    claimed = [name for document in DOCUMENTS.values() for name in document["model_types"]]
+    claimed = [
+        name
+        for document in DOCUMENTS.values()
+        for name in [*document["model_types"], *document.get("towers", {})]
+    ]
     assert len(claimed) == len(set(claimed)) == len(definitions())
 
 
@@ -116,10 +123,10 @@ def test_a_config_without_a_model_type_is_refused(config):
         Layout.from_config(config)
 
 
-def test_an_unknown_architecture_is_named_with_those_that_are_known():
+def test_an_unknown_architecture_is_named_with_the_way_out():
     with pytest.raises(ArchitectureError, match="'mamba9' is not known") as caught:
         definition_for("mamba9")
-    assert "llama" in caught.value.hint
+    assert "neuropatch layout MODEL" in caught.value.hint
 
 
 def test_a_signature_gives_the_layout_back(make_layout):
@@ -192,3 +199,96 @@ def test_parse_target(target, roles):
 def test_an_unknown_target_is_refused(target):
     with pytest.raises(UsageError, match="unknown target"):
         parse_target(target)
+
+
+SPARSE = {"num_hidden_layers": 6, "hidden_size": 12, "intermediate_size": 20}
+SPARSE |= {"num_attention_heads": 3, "vocab_size": 50, "num_experts": 2}
+SPARSE |= {"moe_intermediate_size": 7, "model_type": "qwen2_moe"}
+
+
+@pytest.mark.parametrize(
+    ("said", "layers"),
+    [
+        ({}, (0, 1, 2, 3, 4, 5)),
+        ({"decoder_sparse_step": 2}, (1, 3, 5)),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [3, 4]}, (1, 5)),
+        ({"mlp_only_layers": None}, (0, 1, 2, 3, 4, 5)),
+    ],
+)
+def test_which_layers_have_experts(said, layers):
+    layout = Layout.from_config({**SPARSE, **said})
+    assert layout.signature.layers == {"sparse": layers}
+    for layer in range(6):
+        experts = {m.expert for m in layout.matrices(["up"]) if m.layer == layer}
+        assert experts == ({0, 1} if layer in layers else {-1})
+        dense = MatrixId("decoder", layer, -1, "up")
+        assert (layer in layers) != (dense in layout.matrices())
+    assert Layout.from_signature(layout.signature) == layout
+
+
+def test_a_list_of_layers_counts_before_a_step(make_layout):
+    config = {**SPARSE, "model_type": "llama4_text", "intermediate_size_mlp": 16}
+    config["num_local_experts"] = 2
+    layout = Layout.from_config({**config, "moe_layers": [4, 1, 9], "interleave_moe_layer_step": 3})
+    assert layout.signature.layers == {"sparse": (1, 4)}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"decoder_sparse_step": 0},
+        {"decoder_sparse_step": -1},
+        {"decoder_sparse_step": "2"},
+        {"decoder_sparse_step": True},
+        {"mlp_only_layers": 3},
+        {"mlp_only_layers": [-1]},
+        {"mlp_only_layers": ["a"]},
+        {"num_hidden_layers": 2**30},
+    ],
+)
+def test_a_config_that_does_not_say_which_layers_have_experts_is_refused(said):
+    with pytest.raises(ArchitectureError, match="layers"):
+        Layout.from_config({**SPARSE, **said})
+
+
+def test_an_optional_size_is_no_size_at_all():
+    with_one = Layout.from_config({**SPARSE, "shared_expert_intermediate_size": 9})
+    without = Layout.from_config({**SPARSE, "shared_expert_intermediate_size": 0})
+    shared = MatrixId("decoder", 0, -1, "up")
+    assert with_one.shape(shared) == (9, 12)
+    with pytest.raises(ArchitectureError, match="there is no matrix"):
+        without.shape(shared)
+
+
+def test_signatures_differ_in_their_sparse_layers():
+    mine = Layout.from_config(SPARSE).signature
+    theirs = Layout.from_config({**SPARSE, "mlp_only_layers": [2]}).signature
+    assert mine.differences(theirs) == ["the sparse layers"]
+
+
+def test_a_signature_without_its_sparse_layers_is_refused():
+    signature = Layout.from_config(SPARSE).signature
+    with pytest.raises(ArchitectureError, match="lacks sparse"):
+        Layout.from_signature(Signature("qwen2_moe", signature.dimensions))
+    outside = MatrixId("decoder", 9, 0, "up")
+    with pytest.raises(ArchitectureError, match="6 layers with 2 experts"):
+        Layout.from_signature(signature).shape(outside)
+
+
+def test_a_text_model_has_the_signature_of_its_tower(tiny_configs):
+    text = {k: v for k, v in tiny_configs["llama"].items() if k != "model_type"}
+    alone = Layout.from_config({"model_type": "gemma3_text", **text})
+    assert Layout.from_config({"model_type": "gemma3", "text_config": text}) == alone
+    # Qwen2.5-VL's own files have the sizes at the top level.
+    flat = Layout.from_config({"model_type": "qwen2_5_vl", **text})
+    assert flat.signature.model_type == "qwen2_5_vl_text"
+    assert flat.signature.dimensions["hidden"] == 12
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_5_vl"])
+def test_what_a_tower_leaves_out_is_what_transformers_takes(model_type):
+    from transformers import AutoConfig
+
+    whole = AutoConfig.for_model(model_type).to_dict()
+    bare = {"model_type": model_type, "text_config": {}}
+    assert Layout.from_config(bare) == Layout.from_config(whole)

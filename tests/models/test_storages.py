@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuropatch.errors import ArchitectureError, ModelError
+from neuropatch.models.binding import bind_dimensions
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.definition import parse_definition
-from neuropatch.models.layout import Layout, RowMap, Signature, TensorSlot, bind_dimensions
+from neuropatch.models.layout import Layout, RowMap, Signature, TensorSlot
 from neuropatch.models.modules import resolve_parameters
 from neuropatch.storage.safetensors_file import read_array, read_header
 

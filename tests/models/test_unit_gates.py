@@ -4,9 +4,10 @@ from torch import nn
 from torch.nn import functional
 
 from neuropatch.errors import ArchitectureError, ModelError, UsageError
+from neuropatch.models.binding import bind_dimensions
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.definition import parse_definition
-from neuropatch.models.layout import Layout, Signature, bind_dimensions
+from neuropatch.models.layout import Layout, Signature
 from neuropatch.models.modules import model_layout
 from neuropatch.models.unit_gates import unit_gates
 from neuropatch.patch.edits import UnitEdit

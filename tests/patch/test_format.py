@@ -94,6 +94,12 @@ def test_one_patch_of_everything(patch, path):
     assert "edits.5.before" not in tensors
 
 
+@pytest.mark.parametrize("layers", [[1], {"sparse": 1}, {"sparse": ["a"]}, {"sparse": [True]}])
+def test_layers_of_a_kind_are_lists_of_numbers(refusal, layers):
+    found = refusal(lambda document, _: document["architecture"].update(layers=layers))
+    assert "metadata field 'layers' is not" in found.message
+
+
 def test_bases_of_mixed_formats_get_sections_of_their_own(make_layout, make_base, make_patch, path):
     layout = make_layout("llama")
     base = make_base(layout, "BF16")

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from neuropatch.data.batching import IGNORE_INDEX, PackedBatch, packed_batches
+from neuropatch.data.batching import IGNORE_INDEX, PackedBatch
 from neuropatch.data.tokenize import Sample, special_prefix
 from neuropatch.errors import DataError
 from neuropatch.models.likelihood import logits_only_at
-from neuropatch.models.packing import packed_attention
+from neuropatch.models.packing import batches_for, packed_forward
 from neuropatch.models.token_nll import token_nll
 
 BATCH_TOKENS = 1024
@@ -152,7 +152,7 @@ def score_secrets(
     nll: dict[int, NDArray[np.float64]] = {}
     ranks: dict[int, NDArray[np.int64]] = {}
     device = next(model.parameters()).device
-    for batch in packed_batches(samples, batch_tokens=batch_tokens):
+    for batch in batches_for(model, samples, batch_tokens=batch_tokens):
         logits, targets = label_logits(model, batch.to(device))
         wanted = logits.gather(1, targets[:, None])
         # Of equals, argmax takes the first: a token behind an equal one is not the greedy choice.
@@ -181,11 +181,6 @@ def label_logits(model: nn.Module, batch: PackedBatch) -> tuple[torch.Tensor, to
         batch: Samples on the model's device.
     """
     wanted = batch.targets != IGNORE_INDEX
-    with packed_attention(model), logits_only_at(model, wanted):
-        logits = model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            cu_seq_lens_q=batch.offsets,
-            use_cache=False,
-        ).logits
+    with logits_only_at(model, wanted):
+        logits = packed_forward(model, batch)
     return logits[0], batch.targets[wanted]
