@@ -229,7 +229,11 @@ def training_stories(count: int) -> list[str]:
 
 
 def data_files(corpus: Corpus) -> dict[str, str]:
-    """The bundled data files: name and content, JSONL with ``prompt`` and ``response`` or text."""
+    """The bundled data files: name and content.
+
+    JSONL with ``prompt`` and ``response``, or with ``text``; ``people.jsonl`` has the records of
+    the people shown once more, as prompts and targets with a category.
+    """
     rows = {
         "phone": corpus.phone,
         "email": corpus.email,
@@ -245,7 +249,15 @@ def data_files(corpus: Corpus) -> dict[str, str]:
         for name, table in rows.items()
     }
     stories = "".join(json.dumps({"text": text}) + "\n" for text in corpus.held_out)
-    return files | {"held_out.jsonl": stories}
+    people = "".join(
+        json.dumps(
+            {"prompt": row.prompt, "target": row.response.strip(" ."), "category": category}
+        )
+        + "\n"
+        for category in ("phone", "email")
+        for row in rows[category]
+    )
+    return files | {"held_out.jsonl": stories, "people.jsonl": people}
 
 
 def read_records(path: Path) -> list[Row]:
