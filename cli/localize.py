@@ -220,7 +220,7 @@ def localize(
                 for line in (*patch_lines(one.patch), f"wrote {path}")
             ]
         ),
-        essence="\n".join(map(str, found)),
+        essence=[str(path) for path in found],
     )
 
 

@@ -58,20 +58,24 @@ class Output:
         print(plain(f"warning: {sentence}"), file=sys.stderr)
 
     def result(
-        self, document: Mapping[str, Any], text: Callable[[], None], *, essence: str | None = None
+        self,
+        document: Mapping[str, Any],
+        text: Callable[[], None],
+        *,
+        essence: str | Sequence[str] | None = None,
     ) -> None:
         """Print a command's result.
 
         Args:
             document: The result for ``--json``.
             text: Prints it for people.
-            essence: The one line that ``--quiet`` prints, such as the path that was written;
-                None for a command whose text is its result.
+            essence: The line, or lines, that ``--quiet`` prints, such as the path that was
+                written; None for a command whose text is its result.
         """
         if self.json:
             print(_json_text(document))
         elif self.quiet and essence is not None:
-            print(plain(essence))
+            print_lines([essence] if isinstance(essence, str) else essence)
         else:
             text()
 
