@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 import numpy as np
 import torch
@@ -24,10 +24,9 @@ from neuropatch.methods._lpnl.objective import (
     parted_batches,
 )
 from neuropatch.methods._lpnl.streams import Streams
+from neuropatch.methods._units import Place
 from neuropatch.models.likelihood import packed_logits
 from neuropatch.models.token_nll import token_nll
-
-Place = TypeVar("Place")
 
 MEASURED = 64
 """Records on which leakage is measured during the run."""
@@ -140,12 +139,14 @@ class Learner(Generic[Place]):
         gradient -= position.price * closed * (1 - closed)
         position.step += 1
         position.momentum.mul_(_MOMENTUM).add_(gradient, alpha=1 - _MOMENTUM)
-        position.scale = max(_SCALE_MEMORY * position.scale, float(gradient.abs().max()))
+        mean = position.momentum / (1 - _MOMENTUM**position.step)
+        position.scale = max(_SCALE_MEMORY * position.scale, float(mean.abs().max()))
         if position.scale > 0:
-            unbiased = position.scale * (1 - _MOMENTUM**position.step)
-            log_alpha.sub_(position.momentum, alpha=self._config.learning_rate / unbiased)
+            log_alpha.sub_(mean, alpha=self._config.learning_rate / position.scale)
         excess = (int((log_alpha < 0).sum()) - self._wanted) / self._wanted
         position.price *= math.exp(self._config.price_rate * max(-1.0, min(1.0, excess)))
+        # Below its start it would need as many steps to rise again as it took to fall.
+        position.price = max(position.price, self._config.price)
 
     def gradient(self, log_alpha: Tensor, noise: Tensor, samples: Sequence[Parted]) -> Tensor:
         """Gradient of the objective, without its L0 term, by ``log_alpha``: float64 ``[gates]``.
@@ -172,7 +173,7 @@ class Learner(Generic[Place]):
                     "is not finite",
                     hint="the model overflows in this dtype; use --dtype float32",
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         assert mask.grad is not None  # there is a batch, and every gate has a part in it
         (gradient,) = torch.autograd.grad(drawn, location, mask.grad.cpu().double())
         return gradient

@@ -96,7 +96,7 @@ class Objective:
         """The share of one batch in a step's loss, differentiable in ``logits``.
 
         Args:
-            logits: ``[labels, vocabulary]``, see :func:`neuropatch.models.likelihood.packed_logits`.
+            logits: ``[labels, vocabulary]``, of :func:`~neuropatch.models.likelihood.packed_logits`.
             batch: The batch.
             parts: The part of each label.
             counts: Number of labels of each part in the whole step.
