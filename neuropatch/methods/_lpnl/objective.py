@@ -96,7 +96,8 @@ class Objective:
         """The share of one batch in a step's loss, differentiable in ``logits``.
 
         Args:
-            logits: ``[labels, vocabulary]``, of :func:`~neuropatch.models.likelihood.packed_logits`.
+            logits: ``[labels, vocabulary]``, as
+                :func:`neuropatch.models.likelihood.packed_logits` gives them.
             batch: The batch.
             parts: The part of each label.
             counts: Number of labels of each part in the whole step.

@@ -153,6 +153,8 @@ class GateRun(Generic[Place]):
                 if self._state is not None and (late or interrupted()):
                     self._state.save(position)
                     self._saved_at = time.monotonic()
+        if self._state is not None:
+            self._state.save(position)
 
     def _measure(self, learner: Learner[Place], position: Position) -> None:
         """Measure what a patch would do that were made now."""
