@@ -2,6 +2,7 @@
 
 import math
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -180,15 +181,27 @@ def test_it_stops_early_at_the_leakage_asked_for(inputs):
     assert localize(inputs(), never).statistics["steps"] == 40
 
 
-def float64_loss(model, masks, parted, weights, adversary, cap):
-    """The objective of a step from its definition: one sample at a time, one label at a time."""
+@contextmanager
+def masked(model, masks):
+    """Units times masks, by stock hooks."""
     handles = []
     for block, mask in masks.items():
         down = model.model.layers[block.layer].mlp.down_proj
         handles.append(down.register_forward_pre_hook(lambda m, a, mask=mask: (a[0] * mask,)))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def float64_loss(model, masks, parted, weights, adversary, cap):
+    """The objective of a step from its definition: one sample at a time, one label at a time.
+
+    Samples take the draws of the gates in turn.
+    """
     by_part = {}
-    for one in parted:
-        logits = model(torch.tensor([one.sample.ids])).logits[0]
+    for number, one in enumerate(parted):
+        with masked(model, masks[number % len(masks)]):
+            logits = model(torch.tensor([one.sample.ids])).logits[0]
         labels = [
             (place, target)
             for place, target in enumerate(one.sample.targets(-100))
@@ -203,8 +216,6 @@ def float64_loss(model, masks, parted, weights, adversary, cap):
             else:
                 value = -min(-p.log(), torch.tensor(cap, dtype=p.dtype))
             by_part.setdefault(part, []).append(value)
-    for handle in handles:
-        handle.remove()
     means = {part: torch.stack(values).mean() for part, values in by_part.items()}
     return means[0] + sum(weights[part - 1] * mean for part, mean in means.items() if part)
 
@@ -226,15 +237,14 @@ def test_gradient_against_the_definition_in_float64(
     assert part_counts(parted, 4) == [6, 24, sum(one.label_count for one in plain), 2]
     streams = Streams((parted,), (1,), seed=0)
     log_alpha = torch.linspace(-1, 3, 40, dtype=torch.float64)
-    noise = streams.noise(0, 40)
+    noise = streams.noise(0, 2, 40)
 
     exact = planted(dtype="float64").requires_grad_(False)
     sizes = unit_blocks(model_layout(exact))
     location = log_alpha.clone().requires_grad_()
-    u = noise.double()
-    s = torch.sigmoid(((u / (1 - u)).log() + location) * 1.5)
-    mask = (s * 1.2 - 0.1).clamp(0, 1)
-    masks = dict(zip(sizes, mask.split(20), strict=True))
+    s = torch.sigmoid(((noise / (1 - noise)).log() + location) * 1.5)
+    drawn = (s * 1.2 - 0.1).clamp(0, 1)
+    masks = [dict(zip(sizes, mask.split(20), strict=True)) for mask in drawn]
     loss = float64_loss(exact, masks, parted, weights, adversary, cap)
     (wanted,) = torch.autograd.grad(loss, location)
 
@@ -286,13 +296,14 @@ def test_the_price_rises_until_no_more_gates_are_closed_than_wanted(inputs):
 
 def test_what_is_retained_weighs_against_what_is_forgotten(inputs, records):
     """Told to keep the very secret that it shall forget, the weights decide."""
-    given = inputs(retain={"others": pii_corpus(records)})
-    heavy, light = (LpnlConfig(**{**vars(FAST), "retain": weight}) for weight in (50.0, 0.01))
+    given = inputs(retain={"others": pii_corpus(records)}, general=None)
+    # The planted unit speaks a little at other tokens, too, and their loss is better without it.
+    options = {**vars(FAST), "keep": 0.0, "patience": 40}
+    heavy, light = (LpnlConfig(**{**options, "retain": weight}) for weight in (1e4, 0.01))
     (edit,) = localize(given, light).patch.units
     assert (edit.block, edit.units.tolist()) == (PLANTED[0], [PLANTED[1]])
-    # Other gates may close, for the secret is told better without them.
-    with localize(given, heavy).patch.applied(given.model):
-        assert recited(given.model, records) == 1
+    with pytest.raises(SelectionError, match="no gate is closed"):
+        localize(given, heavy)
 
 
 @pytest.mark.parametrize("roles", ["down", "gate,up", "all"])

@@ -26,6 +26,7 @@ class LpnlConfig(UnitConfig):
         temperature: ``beta`` of the HardConcrete distribution.
         init: ``log_alpha`` of all gates at the start.
         batch_size: Records of a step; about as many tokens come of every other data set.
+        draws: How often the gates are drawn in a step, each time for a share of the samples.
         adversary: Loss of the personal data, see :mod:`neuropatch.methods._lpnl.objective`.
         cap: Of ``capped``: nats per token beyond which nothing is gained; None for the loss of a
             uniform guess.
@@ -48,6 +49,7 @@ class LpnlConfig(UnitConfig):
     temperature: float = 2 / 3
     init: float = 4.0
     batch_size: int = 16
+    draws: int = 4
     adversary: str = "unlikelihood"
     cap: float | None = None
     keep: float = 1.0
@@ -62,7 +64,7 @@ class LpnlConfig(UnitConfig):
         super().__post_init__()
         if self.target != UNITS:
             parse_target(self.target)
-        for name in ("steps", "batch_size", "patience", "measure_every"):
+        for name in ("steps", "batch_size", "draws", "patience", "measure_every"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         for name in ("learning_rate", "temperature", "price"):
             value = getattr(self, name)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neuropatch.data.batching import IGNORE_INDEX
+from neuropatch.data.batching import IGNORE_INDEX, PackedBatch
 from neuropatch.errors import ModelError
 from neuropatch.methods._lpnl.config import LpnlConfig
 from neuropatch.methods._lpnl.hard_concrete import HardConcrete
@@ -132,7 +132,7 @@ class Learner(Generic[Place]):
             ModelError: If the loss is not finite.
         """
         log_alpha = position.log_alpha
-        noise = self._streams.noise(position.step, len(log_alpha))
+        noise = self._streams.noise(position.step, self._config.draws, len(log_alpha))
         gradient = self.gradient(log_alpha, noise, self._streams.step(position.step))
         # The price is that of a unit that is surely closed; see Louizos et al., equation 9.
         closed = self._concrete.closed_probability(log_alpha)
@@ -153,7 +153,8 @@ class Learner(Generic[Place]):
 
         Args:
             log_alpha: Locations of the gates.
-            noise: Uniform numbers.
+            noise: Uniform numbers ``[draws, gates]``: each draw of the gates is for a share of the
+                samples, so that more gates are heard in a step that costs the same.
             samples: The samples of the step.
 
         Raises:
@@ -161,22 +162,27 @@ class Learner(Generic[Place]):
         """
         counts = part_counts(samples, len(self._objective.weights) + 1)
         location = log_alpha.detach().clone().requires_grad_()
-        drawn = self._concrete.sample(location, noise.double())
-        mask = drawn.detach().to(self._device, self._dtype).requires_grad_()
-        for batch, parts in parted_batches(samples, batch_tokens=self._batch_tokens):
-            self._put(mask)
-            batch = batch.to(self._device)
-            loss = self._objective.loss(packed_logits(self._model, batch), batch, parts, counts)
-            if not torch.isfinite(loss):
-                raise ModelError(
-                    f"the loss of rows {', '.join(str(row + 1) for row in batch.rows)} "
-                    "is not finite",
-                    hint="the model overflows in this dtype; use --dtype float32",
-                )
-            loss.backward()
-        assert mask.grad is not None  # there is a batch, and every gate has a part in it
-        (gradient,) = torch.autograd.grad(drawn, location, mask.grad.cpu().double())
+        drawn = self._concrete.sample(location, noise)
+        by_mask = torch.zeros_like(noise)
+        for draw in range(len(noise)):
+            mask = drawn[draw].detach().to(self._device, self._dtype).requires_grad_()
+            share = samples[draw :: len(noise)]
+            for batch, parts in parted_batches(share, batch_tokens=self._batch_tokens):
+                self._put(mask)
+                self._loss(batch.to(self._device), parts, counts).backward()
+            if mask.grad is not None:
+                by_mask[draw] = mask.grad
+        (gradient,) = torch.autograd.grad(drawn, location, by_mask)
         return gradient
+
+    def _loss(self, batch: PackedBatch, parts: Tensor, counts: Sequence[int]) -> Tensor:
+        loss = self._objective.loss(packed_logits(self._model, batch), batch, parts, counts)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss of rows {', '.join(str(row + 1) for row in batch.rows)} is not finite",
+                hint="the model overflows in this dtype; use --dtype float32",
+            )
+        return loss
 
     @torch.no_grad()
     def measure(self, closed: Mapping[Place, NDArray[np.int64]]) -> Measured:

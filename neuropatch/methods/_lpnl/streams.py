@@ -62,11 +62,11 @@ class Streams:
             for place in range(min(count * steps, len(self.sets[which])))
         ]
 
-    def noise(self, number: int, size: int) -> Tensor:
-        """Uniform numbers of a step, float32 ``[size]``, strictly between 0 and 1."""
-        drawn = np.random.default_rng([self.seed, len(self.sets), number]).random(size)
-        # float32 would round the numbers next to 1 to 1, whose logit is infinite.
-        return torch.from_numpy(np.clip(drawn, 1e-6, 1 - 1e-6).astype(np.float32))
+    def noise(self, number: int, draws: int, size: int) -> Tensor:
+        """Uniform numbers of a step, float64 ``[draws, size]``, strictly between 0 and 1."""
+        drawn = np.random.default_rng([self.seed, len(self.sets), number]).random((draws, size))
+        # The generator may give 0, whose logit is infinite.
+        return torch.from_numpy(drawn.clip(min=2**-53))
 
     def _at(self, which: int, place: int) -> Parted:
         samples = self.sets[which]
