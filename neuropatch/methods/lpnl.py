@@ -8,14 +8,17 @@ learns, to the lowest
     adversarial(personal data) + keep * (loss(rest of the texts) + loss(general))
         + retain * sum over data sets to retain of loss(it) + price * sum over gates of P(m = 0).
 
-A deactivated neuron is one whose gate ends below one half, the gates closest to 0 first, at most
-as many as the budget allows.
+A deactivated neuron is one whose gate is below one half, the gates closest to 0 first, at most as
+many as the budget allows. Every few steps this is measured as a patch would do it; the patch is of
+the measurement with the least leakage, and among those with the lowest loss of other text.
 
 What the paper leaves open, and what is done here:
 
 * The adversarial loss is bounded (:mod:`neuropatch.methods._lpnl.objective`).
 * The number of neurons is a constraint, and the weight of the L0 term its multiplier: the price
   rises while more gates are closed than wanted, and falls while fewer are.
+* A step draws the gates several times, each time for a share of its samples: a gate that is drawn
+  at exactly 0 or 1 has no gradient, and so more of them are heard at the same cost.
 * Gates move along the running mean of their gradients, all divided by *one* number, the largest
   gradient lately: AdaMax (Kingma and Ba, 2015, section 7.1) with the maximum over gates. Adam's
   division of each gate by its own gradients would move the thousands that matter to nothing as

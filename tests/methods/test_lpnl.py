@@ -169,8 +169,9 @@ def test_statistics_tell_how_it_went(inputs):
     assert curve[-1]["secret_loss"] > curve[0]["secret_loss"] + 1
     assert [row["neurons"] for row in ablation] == [0, 1]
     assert [row["leakage"] for row in ablation] == [1, 0]
-    # The patch is what was measured last.
-    assert ablation[-1]["lm_loss"] == curve[-1]["lm_loss"]
+    best = min(curve[1:], key=lambda point: (point["leakage"], point["lm_loss"]))
+    assert statistics["best_step"] == best["step"]
+    assert ablation[-1]["lm_loss"] == best["lm_loss"]
     assert sum(statistics["gates"]["counts"]) == 40
     assert statistics["edited"] == 1
 
@@ -264,6 +265,26 @@ def test_gradient_against_the_definition_in_float64(
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
 
 
+def test_streams_give_every_sample_once_a_round_and_balance_tokens():
+    def samples(count, length):
+        return [Parted.kept(Sample(row, [3] * length, 1), 1) for row in range(count)]
+
+    streams = Streams.balanced([samples(6, 10), samples(9, 20), samples(2, 5)], 4, seed=1)
+    # 40 tokens of records: 2 samples of 20 tokens; of 5 tokens there are no more than 2.
+    assert streams.counts == (4, 2, 2)
+    steps = [streams.step(number) for number in range(9)]
+    rows = [one.sample.row for step in steps for one in step[:4]]
+    rounds = [rows[start : start + 6] for start in range(0, 36, 6)]
+    assert all(sorted(one) == list(range(6)) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+    assert steps == [streams.step(number) for number in range(9)]
+    assert steps != [Streams(streams.sets, streams.counts, 2).step(n) for n in range(9)]
+    measured = [one.sample.row for one in streams.first(64)]
+    assert sorted(measured[:6]) == list(range(6))
+    assert len(measured) == 6 + 4 + 2
+    assert not torch.equal(streams.noise(0, 2, 5), streams.noise(1, 2, 5))
+
+
 def test_unlikelihood_is_exact_where_the_model_is_sure():
     """At 1 - p of 1e-12, which float32 would round away; derivative ``p`` by the token's logit."""
     logits = torch.tensor([[27.63102, 0.0]], requires_grad=True)
@@ -289,9 +310,10 @@ def test_the_price_rises_until_no_more_gates_are_closed_than_wanted(inputs):
         localize(inputs(), LpnlConfig(**options, price_rate=rate)).statistics for rate in (0.0, 0.3)
     )
     assert free["curve"][-1]["price"] == LpnlConfig().price
-    assert priced["curve"][-1]["price"] > 0.1
-    assert 4 < priced["closed"] + 4 < free["closed"]
-    assert (free["edited"], priced["edited"]) == (4, min(4, priced["closed"]))
+    assert priced["curve"][-1]["price"] > free["curve"][-1]["price"]
+    closed = [statistics["curve"][-1]["closed"] for statistics in (free, priced)]
+    assert closed[1] < 8 < 20 < closed[0]
+    assert free["edited"] == 4
 
 
 def test_what_is_retained_weighs_against_what_is_forgotten(inputs, records):
@@ -302,8 +324,9 @@ def test_what_is_retained_weighs_against_what_is_forgotten(inputs, records):
     heavy, light = (LpnlConfig(**{**options, "retain": weight}) for weight in (1e4, 0.01))
     (edit,) = localize(given, light).patch.units
     assert (edit.block, edit.units.tolist()) == (PLANTED[0], [PLANTED[1]])
-    with pytest.raises(SelectionError, match="no gate is closed"):
-        localize(given, heavy)
+    # Another gate may close, such as one whose unit speaks against the secret.
+    with localize(given, heavy).patch.applied(given.model):
+        assert recited(given.model, records) == 1
 
 
 @pytest.mark.parametrize("roles", ["down", "gate,up", "all"])

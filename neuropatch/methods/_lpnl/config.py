@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from neuropatch.errors import UsageError
+from neuropatch.methods._lpnl.hard_concrete import MOST_LOG_ALPHA
 from neuropatch.methods._lpnl.objective import ADVERSARIES
 from neuropatch.methods._units import UnitConfig
 from neuropatch.models.coordinates import parse_target
@@ -45,9 +46,9 @@ class LpnlConfig(UnitConfig):
 
     target: str = UNITS
     steps: int = 200
-    learning_rate: float = 0.5
+    learning_rate: float = 2.0
     temperature: float = 2 / 3
-    init: float = 4.0
+    init: float = 3.0
     batch_size: int = 16
     draws: int = 4
     adversary: str = "unlikelihood"
@@ -55,7 +56,7 @@ class LpnlConfig(UnitConfig):
     keep: float = 1.0
     retain: float = 1.0
     price: float = 1e-3
-    price_rate: float = 0.1
+    price_rate: float = 0.2
     leakage: float = 0.0
     patience: int = 2
     measure_every: int = 20
@@ -72,8 +73,8 @@ class LpnlConfig(UnitConfig):
         for name in ("keep", "retain", "price_rate"):
             value = getattr(self, name)
             _check(name, value, 0 <= value < math.inf, "a number from 0")
-        # Beyond it a gate is closed, or open, in every sample, and never learns.
-        _check("init", self.init, -8 < self.init < 8, "a number between -8 and 8")
+        most = MOST_LOG_ALPHA
+        _check("init", self.init, abs(self.init) <= most, f"a number within {most:.1f} of 0")
         _check("leakage", self.leakage, 0 <= self.leakage < 1, "a share from 0, below 1")
         if self.adversary not in ADVERSARIES:
             raise UsageError(

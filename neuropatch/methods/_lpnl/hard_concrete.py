@@ -19,6 +19,10 @@ from torch import Tensor
 
 from neuropatch.errors import UsageError
 
+MOST_LOG_ALPHA = math.log(100)
+"""Locations are kept within this on both sides of 0, as in the paper's code: a gate farther out is
+hardly ever drawn anywhere but at its end, and would never be heard again."""
+
 
 @dataclass(frozen=True)
 class HardConcrete:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuropatch.data.batching import IGNORE_INDEX, PackedBatch
 from neuropatch.errors import ModelError
 from neuropatch.methods._lpnl.config import LpnlConfig
-from neuropatch.methods._lpnl.hard_concrete import HardConcrete
+from neuropatch.methods._lpnl.hard_concrete import MOST_LOG_ALPHA, HardConcrete
 from neuropatch.methods._lpnl.objective import (
     SECRET,
     Objective,
@@ -28,7 +28,7 @@ from neuropatch.methods._units import Place
 from neuropatch.models.likelihood import packed_logits
 from neuropatch.models.token_nll import token_nll
 
-MEASURED = 64
+MEASURED = 32
 """Records on which leakage is measured during the run."""
 
 _MOMENTUM, _SCALE_MEMORY = 0.9, 0.99
@@ -51,8 +51,11 @@ class Position:
         scale: The largest gradient lately.
         calm: Measurements in a row that asked for nothing more.
         curve: What was measured, see :meth:`Learner.run`.
+        best_step: Step of the best measurement, the one with the least leakage, and among those
+            with the lowest loss of other text; -1 before a gate is closed.
         log_alpha: Locations of the gates, float64 ``[gates]``.
         momentum: Running mean of the gradient, float64 ``[gates]``.
+        best: Locations of the gates at the best measurement, float64 ``[gates]``.
     """
 
     step: int
@@ -60,14 +63,17 @@ class Position:
     scale: float
     calm: int
     curve: list[dict[str, float]]
+    best_step: int
     log_alpha: Tensor
     momentum: Tensor
+    best: Tensor
 
     @classmethod
     def start(cls, gates: int, config: LpnlConfig) -> Position:
         """Where a run begins: every gate open, but for its noise."""
         log_alpha = torch.full((gates,), config.init, dtype=torch.float64)
-        return cls(0, config.price, 0.0, 0, [], log_alpha, torch.zeros_like(log_alpha))
+        zeros = torch.zeros_like(log_alpha)
+        return cls(0, config.price, 0.0, 0, [], -1, log_alpha, zeros, log_alpha.clone())
 
 
 @dataclass(frozen=True)
@@ -134,15 +140,16 @@ class Learner(Generic[Place]):
         log_alpha = position.log_alpha
         noise = self._streams.noise(position.step, self._config.draws, len(log_alpha))
         gradient = self.gradient(log_alpha, noise, self._streams.step(position.step))
-        # The price is that of a unit that is surely closed; see Louizos et al., equation 9.
+        # The L0 term counts closed gates, where Louizos et al. (equation 9) count open ones.
         closed = self._concrete.closed_probability(log_alpha)
         gradient -= position.price * closed * (1 - closed)
         position.step += 1
         position.momentum.mul_(_MOMENTUM).add_(gradient, alpha=1 - _MOMENTUM)
         mean = position.momentum / (1 - _MOMENTUM**position.step)
         position.scale = max(_SCALE_MEMORY * position.scale, float(mean.abs().max()))
-        if position.scale > 0:
-            log_alpha.sub_(mean, alpha=self._config.learning_rate / position.scale)
+        # Gradients that are all below the least price are noise: they do not set the pace.
+        pace = self._config.learning_rate / max(position.scale, self._config.price)
+        log_alpha.sub_(mean, alpha=pace).clamp_(-MOST_LOG_ALPHA, MOST_LOG_ALPHA)
         excess = (int((log_alpha < 0).sum()) - self._wanted) / self._wanted
         position.price *= math.exp(self._config.price_rate * max(-1.0, min(1.0, excess)))
         # Below its start it would need as many steps to rise again as it took to fall.

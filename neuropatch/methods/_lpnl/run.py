@@ -82,8 +82,9 @@ class GateRun(Generic[Place]):
             The closed gates. Statistics are ``curve`` (for each measurement: ``step``,
             ``leakage``, ``secret_loss``, ``lm_loss``, ``expected_closed``, ``closed``, ``price``),
             ``ablation`` (``neurons``, ``leakage``, ``secret_loss``, ``lm_loss`` with only the
-            first so many neurons deactivated), ``gates`` (a histogram of all gates at the end:
-            ``edges`` and ``counts``), ``wanted``, ``closed``, ``edited`` and ``steps``.
+            first so many neurons deactivated), ``gates`` (a histogram of all gates: ``edges`` and
+            ``counts``), ``wanted``, ``closed``, ``edited``, ``steps``, and ``best_step``, the
+            measurement that all but the curve is of.
 
         Raises:
             ModelError: If a loss is not finite.
@@ -100,7 +101,7 @@ class GateRun(Generic[Place]):
         with frozen(model), self._hold(ones) as gates:
             learner = self._learner(gates)
             self._learn(learner, position)
-            chosen = self._closed(position)
+            chosen = self._closed(position.best)
             if not chosen:
                 raise SelectionError(
                     f"no gate is closed after {position.step} steps",
@@ -158,7 +159,7 @@ class GateRun(Generic[Place]):
 
     def _measure(self, learner: Learner[Place], position: Position) -> None:
         """Measure what a patch would do that were made now."""
-        chosen = self._closed(position)
+        chosen = self._closed(position.log_alpha)
         found = learner.measure(chosen)
         closed = int((position.log_alpha < 0).sum())
         likely = HardConcrete(self._config.temperature).closed_probability(position.log_alpha)
@@ -171,6 +172,8 @@ class GateRun(Generic[Place]):
                 "price": position.price,
             }
         )
+        if chosen and self._is_best(position):
+            position.best_step, position.best = position.step, position.log_alpha.clone()
         met = bool(chosen) and found.leakage <= self._config.leakage and closed <= self._wanted
         position.calm = position.calm + 1 if met else 0
         gates = len(position.log_alpha)
@@ -179,11 +182,20 @@ class GateRun(Generic[Place]):
             f"{gates - closed} of {gates} gates open"
         )
 
-    def _closed(self, position: Position) -> dict[Place, NDArray[np.int64]]:
+    @staticmethod
+    def _is_best(position: Position) -> bool:
+        """Whether no measurement was better than the last one."""
+        points = {point["step"]: point for point in position.curve}
+        if position.best_step < 0:
+            return True
+        now, best = points[position.step], points[position.best_step]
+        return (now["leakage"], now["lm_loss"]) < (best["leakage"], best["lm_loss"])
+
+    def _closed(self, log_alpha: Tensor) -> dict[Place, NDArray[np.int64]]:
         """The gates that a patch would close: those below one half, the lowest first."""
-        if not bool((position.log_alpha < 0).any()):
+        if not bool((log_alpha < 0).any()):
             return {}
-        return select_units(by_place(-position.log_alpha, self._sizes), self._config)
+        return select_units(by_place(-log_alpha, self._sizes), self._config)
 
     def _ablation(
         self,
@@ -192,7 +204,7 @@ class GateRun(Generic[Place]):
         chosen: Mapping[Place, NDArray[np.int64]],
     ) -> list[dict[str, float]]:
         """What deactivating only the first 0, 1, 2, 4, ... of the chosen gates does."""
-        values = by_place(position.log_alpha, self._sizes)
+        values = by_place(position.best, self._sizes)
         ranked = sorted(
             (float(values[place][index]), order, int(index), place)
             for order, (place, indices) in enumerate(chosen.items())
@@ -216,12 +228,13 @@ class GateRun(Generic[Place]):
     def _statistics(
         self, position: Position, chosen: Mapping[Place, NDArray[np.int64]]
     ) -> dict[str, Any]:
-        final = HardConcrete(self._config.temperature).mode(position.log_alpha).numpy()
+        final = HardConcrete(self._config.temperature).mode(position.best).numpy()
         counts, edges = np.histogram(final, bins=_HISTOGRAM_BINS, range=(0, 1))
         return {
             "steps": position.step,
             "wanted": self._wanted,
-            "closed": int((position.log_alpha < 0).sum()),
+            "best_step": position.best_step,
+            "closed": int((position.best < 0).sum()),
             "edited": sum(len(indices) for indices in chosen.values()),
             "curve": position.curve,
             "gates": {"edges": edges.tolist(), "counts": counts.tolist()},

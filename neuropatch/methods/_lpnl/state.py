@@ -19,7 +19,7 @@ from neuropatch.storage.files import atomic_write
 from neuropatch.storage.safetensors_file import read_array, read_header, serialize_parts
 
 _KEY = "neuropatch_lpnl"
-_TENSORS = ("log_alpha", "momentum")
+_TENSORS = ("log_alpha", "momentum", "best")
 
 
 class GateState:
