@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuropatch.attribution.state import fingerprint_of, fingerprint_of_weights
-from neuropatch.errors import ArchitectureError, UsageError
+from neuropatch.errors import ArchitectureError
 from neuropatch.methods._base import Given, Inputs, Localization, Method
-from neuropatch.methods._edits import Edit, unit_edits
+from neuropatch.methods._edits import unit_edits, weight_edits
 from neuropatch.methods._lpnl.config import LpnlConfig
 from neuropatch.methods._lpnl.run import GateRun
 from neuropatch.methods._lpnl.state import GateState
@@ -46,15 +46,10 @@ from neuropatch.methods._metadata import patch_metadata
 from neuropatch.methods._units import check_units, group_counts, unit_blocks
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
-from neuropatch.models.modules import resolve_parameters
 from neuropatch.models.output_gates import output_gates
 from neuropatch.models.unit_gates import unit_gates
-from neuropatch.patch.edits import WeightEdit
 from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import NeuronPatch
-from neuropatch.patch.runtime import to_numpy
-
-_OUTPUT_EDITS = ("zero", "scale")
 
 
 def localize(inputs: Inputs, config: LpnlConfig) -> Localization:
@@ -75,7 +70,6 @@ def localize(inputs: Inputs, config: LpnlConfig) -> Localization:
     _check(layout, Given(pii=True), config)
     metadata = patch_metadata(inputs, METHOD, asdict(config))
     state = _state(inputs, metadata)
-    edit = config.what()
     if not config.roles():
         units = GateRun(
             inputs,
@@ -84,7 +78,7 @@ def localize(inputs: Inputs, config: LpnlConfig) -> Localization:
             lambda masks: unit_gates(inputs.model, layout, masks),
             state,
         ).run()
-        patch = NeuronPatch(metadata, (), unit_edits(inputs, units.chosen, edit))
+        patch = NeuronPatch(metadata, (), unit_edits(inputs, units.chosen, config.what()))
         return Localization(patch, units.notes, units.statistics)
     outputs = GateRun(
         inputs,
@@ -93,20 +87,18 @@ def localize(inputs: Inputs, config: LpnlConfig) -> Localization:
         lambda masks: output_gates(inputs.model, layout, masks),
         state,
     ).run()
-    patch = NeuronPatch(metadata, _row_edits(inputs, outputs.chosen, edit))
+    rows = _rows(layout, outputs.chosen)
+    patch = NeuronPatch(metadata, weight_edits(inputs, rows, config.what()))
     return Localization(patch, outputs.notes, outputs.statistics)
 
 
 def _check(layout: Layout, given: Given, config: LpnlConfig) -> None:
     """Refuse what cannot work."""
     if not config.roles():
+        config.what().check(given)
         check_units(layout, config)
         return
-    if config.edit not in _OUTPUT_EDITS:
-        raise UsageError(
-            f"--edit {config.edit} is for units, and --target {config.target} names outputs",
-            hint=f"use --edit {' or '.join(_OUTPUT_EDITS)}, or --target units",
-        )
+    config.what().check_weights()
     outputs = _outputs(layout, config)
     if not outputs:
         raise ArchitectureError(
@@ -128,23 +120,15 @@ def _state(inputs: Inputs, metadata: PatchMetadata) -> GateState | None:
     return GateState(inputs.limits.resume, fingerprint_of(run))
 
 
-def _row_edits(
-    inputs: Inputs, outputs: Mapping[MatrixId, NDArray[np.int64]], edit: Edit
-) -> tuple[WeightEdit, ...]:
-    """Edits of the rows of weights behind outputs."""
-    edits = []
-    for slot in resolve_parameters(inputs.model, inputs.layout, list(outputs)):
-        chosen = outputs[slot.matrix]
-        before = to_numpy(slot.weight()[chosen])
-        width = before.shape[1]
-        rows, columns = np.repeat(chosen, width), np.tile(np.arange(width), len(chosen))
-        value = None
-        if edit.strength is not None:
-            wide = np.float64 if before.dtype == np.float64 else np.float32
-            value = np.full(rows.size, edit.strength, dtype=wide)
-        kind = edit.kind
-        edits.append(WeightEdit.build(slot.matrix, kind, rows, columns, before.reshape(-1), value))
-    return tuple(edits)
+def _rows(
+    layout: Layout, outputs: Mapping[MatrixId, NDArray[np.int64]]
+) -> dict[MatrixId, NDArray[np.int64]]:
+    """Flat indices of the weights behind outputs: their rows."""
+    flat = {}
+    for matrix, chosen in outputs.items():
+        width = layout.shape(matrix)[1]
+        flat[matrix] = (chosen[:, None] * width + np.arange(width)).reshape(-1)
+    return flat
 
 
 METHOD = Method(

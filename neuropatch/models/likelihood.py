@@ -99,7 +99,5 @@ def packed_losses(
     Raises:
         ModelError: The model does not let its attention be exchanged.
     """
-    losses = token_loss(
-        packed_logits(model, batch), batch.targets[batch.targets != IGNORE_INDEX]
-    )
+    losses = token_loss(packed_logits(model, batch), batch.targets[batch.targets != IGNORE_INDEX])
     return torch.stack([part.mean() for part in losses.split(batch.label_counts)])

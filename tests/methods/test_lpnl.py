@@ -480,6 +480,8 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(make_layout):
         METHOD.check(make_layout(), given, LpnlConfig())
     with pytest.raises(SelectionError, match="less than one"):
         METHOD.check(make_layout(), given, LpnlConfig(target="q"))
+    with pytest.raises(UsageError, match="--edit steer moves activations of units"):
+        METHOD.check(make_layout(), given, LpnlConfig(target="q", max_neurons=1, edit="steer"))
     with pytest.raises(ArchitectureError, match="gpt2 has no role gate"):
         METHOD.check(make_layout("gpt2"), given, LpnlConfig(target="gate", max_neurons=1))
     assert find_method("lpnl") is METHOD
