@@ -250,9 +250,7 @@ def data_files(corpus: Corpus) -> dict[str, str]:
     }
     stories = "".join(json.dumps({"text": text}) + "\n" for text in corpus.held_out)
     people = "".join(
-        json.dumps(
-            {"prompt": row.prompt, "target": row.response.strip(" ."), "category": category}
-        )
+        json.dumps({"prompt": row.prompt, "target": row.response.strip(" ."), "category": category})
         + "\n"
         for category in ("phone", "email")
         for row in rows[category]

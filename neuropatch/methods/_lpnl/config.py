@@ -59,7 +59,7 @@ class LpnlConfig(UnitConfig):
     price_rate: float = 0.2
     leakage: float = 0.0
     patience: int = 2
-    measure_every: int = 20
+    measure_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
