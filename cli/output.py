@@ -126,30 +126,39 @@ class _Bars:
     def __init__(self, display: Any) -> None:
         self._display = display
         self._task: Any = None
+        self._label = ""
 
     def start(self, label: str, total: int) -> None:
+        self._label = label
         self._task = self._display.add_task(label, total=total)
 
     def advance(self, steps: int = 1) -> None:
         self._display.advance(self._task, steps)
+
+    def tell(self, standing: str) -> None:
+        self._display.update(self._task, description=f"{self._label}: {standing}")
 
 
 class _Lines:
     """Progress for logs: a line when a task starts, and one every half minute."""
 
     def __init__(self) -> None:
-        self._label = ""
+        self._label = self._standing = ""
         self._total = self._done = 0
         self._said = 0.0
 
     def start(self, label: str, total: int) -> None:
         self._label, self._total, self._done = label, total, 0
+        self._standing = ""
         self._say(f"{label}: 0 of {total}")
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps
         if time.monotonic() - self._said >= LOG_SECONDS:
-            self._say(f"{self._label}: {self._done} of {self._total}")
+            self._say(f"{self._label}: {self._done} of {self._total}{self._standing}")
+
+    def tell(self, standing: str) -> None:
+        self._standing = f", {standing}"
 
     def _say(self, sentence: str) -> None:
         self._said = time.monotonic()

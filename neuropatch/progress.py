@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """Count steps of the current task as done."""
 
+    def tell(self, standing: str) -> None:
+        """Say where the current task stands, in a few words beside its steps."""
+
 
 class Silent:
     """Progress that nobody watches."""
@@ -23,3 +26,6 @@ class Silent:
 
     def advance(self, steps: int = 1) -> None:
         """Ignore the steps."""
+
+    def tell(self, standing: str) -> None:
+        """Ignore the words."""

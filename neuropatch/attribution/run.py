@@ -159,7 +159,7 @@ class TopWeightsRun:
         for number, batch in enumerate(todo[position.batches :], start=position.batches + 1):
             if done():
                 break
-            with _whole() as interrupted:
+            with whole() as interrupted:
                 score_batch(self._model, recorder, batch.to(slots[0].parameter.device))
                 if resident_memory() > self._plan.total:
                     release_free_memory()
@@ -200,7 +200,7 @@ def score_batch(
 
 
 @contextmanager
-def _whole() -> Iterator[Callable[[], bool]]:
+def whole() -> Iterator[Callable[[], bool]]:
     """Let an interrupt (Ctrl-C) wait for the end of the block.
 
     In the middle of a batch some layers have its gradients and others not: such sums must not

@@ -24,6 +24,9 @@ from neuropatch.storage.dtypes import Array
 from neuropatch.storage.files import atomic_write
 from neuropatch.storage.safetensors_file import read_array, read_header, serialize_parts
 
+STATE_FILE = "state.safetensors"
+"""Name of the file in a run's folder."""
+
 _KEY = "neuropatch_state"
 
 
@@ -54,7 +57,7 @@ class RunState:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
-        self._file = folder / "state.safetensors"
+        self._file = folder / STATE_FILE
         self._fingerprint = fingerprint
 
     def load(self, selectors: Mapping[str, TopSelector]) -> tuple[Position, dict[str, Array]]:
@@ -66,8 +69,8 @@ class RunState:
         if not self._file.exists():
             return Position(), {}
         header = read_header(self._file)
-        document = json.loads(header.metadata[_KEY])
-        if document["fingerprint"] != self._fingerprint:
+        document = json.loads(header.metadata.get(_KEY, "{}"))
+        if document.get("fingerprint") != self._fingerprint:
             raise OutputError(
                 f"{self.folder} holds the state of a run with another model, data or options",
                 hint="repeat that run's command, or delete the folder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ from neuropatch.errors import SelectionError, UsageError
 from neuropatch.methods._base import Inputs, Method
 from neuropatch.methods._edits import Edit, unit_edits
 from neuropatch.methods._metadata import patch_metadata
-from neuropatch.models.coordinates import BlockId
+from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.layout import Layout
 from neuropatch.patch.patch import NeuronPatch
+
+Place = TypeVar("Place", bound="BlockId | MatrixId")
+"""What units belong to: a block, or the matrix whose outputs stand for units."""
 
 UnitScores = Mapping[BlockId, NDArray[np.float64]]
 """``[units]`` of each block: the larger, the more a unit is to blame."""
@@ -103,7 +106,9 @@ def check_units(layout: Layout, config: UnitConfig) -> None:
     group_counts(unit_blocks(layout), config)
 
 
-def select_units(scores: UnitScores, config: UnitConfig) -> UnitSets:
+def select_units(
+    scores: Mapping[Place, NDArray[np.float64]], config: UnitConfig
+) -> dict[Place, NDArray[np.int64]]:
     """The units with the highest scores; ties go to the lower coordinate.
 
     A unit whose score is 0 or less is never selected: nothing says that it is to blame.
@@ -112,7 +117,7 @@ def select_units(scores: UnitScores, config: UnitConfig) -> UnitSets:
         SelectionError: If no score is above 0.
     """
     sizes = {block: len(values) for block, values in scores.items()}
-    selected: UnitSets = {}
+    selected: dict[Place, NDArray[np.int64]] = {}
     for blocks, count in group_counts(sizes, config):
         flat = np.concatenate([scores[block] for block in blocks])
         if np.isnan(flat).any():
@@ -153,11 +158,17 @@ def unit_patch(
     return NeuronPatch(metadata, (), unit_edits(inputs, units, config.what()))
 
 
-def group_counts(
-    sizes: Mapping[BlockId, int], config: UnitConfig
-) -> list[tuple[list[BlockId], int]]:
-    """The groups within which units are counted, and how many are taken of each."""
-    groups: dict[tuple[str, int] | None, list[BlockId]] = {}
+def group_counts(sizes: Mapping[Place, int], config: UnitConfig) -> list[tuple[list[Place], int]]:
+    """The groups within which units are counted, and how many are edited of each at most.
+
+    Args:
+        sizes: Number of units of each block.
+        config: The amount, and the scope.
+
+    Raises:
+        SelectionError: If the budget is less than one unit of a group.
+    """
+    groups: dict[tuple[str, int] | None, list[Place]] = {}
     for block in sizes:
         groups.setdefault(None if config.scope == "model" else block[:2], []).append(block)
     return [

@@ -65,6 +65,24 @@ def sample_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     return spread.sum(dim=1) / wanted.sum(dim=1)
 
 
+def packed_logits(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """Logits at the label positions of samples that are packed into one row, without padding.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Samples on the model's device.
+
+    Returns:
+        ``[N, V]``, differentiable; row ``n`` predicts the ``n``-th target that counts.
+
+    Raises:
+        ModelError: The model does not let its attention be exchanged.
+    """
+    with logits_only_at(model, batch.targets != IGNORE_INDEX):
+        logits: torch.Tensor = packed_forward(model, batch)
+    return logits[0]
+
+
 def packed_losses(
     model: nn.Module, batch: PackedBatch, token_loss: TokenLoss = token_nll
 ) -> torch.Tensor:
@@ -81,8 +99,5 @@ def packed_losses(
     Raises:
         ModelError: The model does not let its attention be exchanged.
     """
-    wanted = batch.targets != IGNORE_INDEX
-    with logits_only_at(model, wanted):
-        logits = packed_forward(model, batch)
-    losses = token_loss(logits[0], batch.targets[wanted])
+    losses = token_loss(packed_logits(model, batch), batch.targets[batch.targets != IGNORE_INDEX])
     return torch.stack([part.mean() for part in losses.split(batch.label_counts)])

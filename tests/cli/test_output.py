@@ -58,6 +58,27 @@ def test_progress_in_a_log(capsys, monkeypatch):
     ]
 
 
+def test_progress_in_a_log_tells_where_a_task_stands(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    with Output().progress() as progress:
+        progress.start("gates", 9)
+        progress.tell("leakage 40%")
+        for _ in range(2):
+            now[0] += 40.0
+            progress.advance()
+        progress.start("fewer gates", 2)
+        now[0] += 40.0
+        progress.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "gates: 0 of 9",
+        "gates: 1 of 9, leakage 40%",
+        "gates: 2 of 9, leakage 40%",
+        "fewer gates: 0 of 2",
+        "fewer gates: 1 of 2",
+    ]
+
+
 def test_quiet_progress_is_silent(capsys):
     with Output(quiet=True).progress() as progress:
         progress.start("privacy", 1)

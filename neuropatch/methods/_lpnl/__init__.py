@@ -1,0 +1,1 @@
+"""The parts of LPNL: gates, objective, the order of samples, learning, saved state."""
