@@ -2,9 +2,9 @@
 
     python benchmarks/demo_methods.py [--units 60] [--methods contrast,depn]
 
-Prints the table of docs/personal-data.md. A minute or two on one core; the localisation sees half of
-the people, and every method is given what it needs and what it can use of the records and the general
-set.
+Prints the table of docs/personal-data.md, in a minute or two on one core. The localisation sees half
+of the people, and every method is given what it needs and what it can use of the records and the
+general set.
 """
 
 from __future__ import annotations
