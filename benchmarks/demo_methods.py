@@ -2,7 +2,7 @@
 
     python benchmarks/demo_methods.py [--units 60] [--methods contrast,depn]
 
-Prints the table of docs/personal-data.md, in a minute or two on one core. The localisation sees half
+Prints the table of docs/personal-data.md, in a few minutes on one core. The localisation sees half
 of the people, and every method is given what it needs and what it can use of the records and the
 general set.
 """
