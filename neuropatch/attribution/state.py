@@ -47,8 +47,8 @@ class Position:
     samples: int = 0
 
 
-class RunState:
-    """The saved state of one run.
+class StateFile:
+    """The file of one run: a position, and tensors.
 
     Args:
         folder: Where it is kept; made when it is first saved.
@@ -56,9 +56,46 @@ class RunState:
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
+        self._folder = folder
         self._file = folder / STATE_FILE
         self._fingerprint = fingerprint
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        """The fields of the position and the tensors; None if there is no state.
+
+        Raises:
+            OutputError: If the state belongs to another run.
+        """
+        if not self._file.exists():
+            return None
+        header = read_header(self._file)
+        document = json.loads(header.metadata.get(_KEY, "{}"))
+        if document.get("fingerprint") != self._fingerprint:
+            raise OutputError(
+                f"{self._folder} holds the state of a run with another model, data or options",
+                hint="repeat that run's command, or delete the folder",
+            )
+        arrays = {name: read_array(self._file, info) for name, info in header.tensors.items()}
+        return document["position"], arrays
+
+    def write(self, position: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+        """Write the state, replacing the one before only when it is complete."""
+        # JSON keeps every digit of a float, as repr does.
+        document = {"fingerprint": self._fingerprint, "position": position}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._file, serialize_parts(tensors, {_KEY: json.dumps(document)}))
+
+
+class RunState:
+    """The saved state of one scoring run.
+
+    Args:
+        folder: Where it is kept; made when it is first saved.
+        fingerprint: What the run is; a state with another one is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._state = StateFile(folder, fingerprint)
 
     def load(self, selectors: Mapping[str, TopSelector]) -> tuple[Position, dict[str, Array]]:
         """Where the run was cut off, and its sums; fills the selectors. The start if no state.
@@ -66,16 +103,10 @@ class RunState:
         Raises:
             OutputError: If the state belongs to another run.
         """
-        if not self._file.exists():
+        found = self._state.read()
+        if found is None:
             return Position(), {}
-        header = read_header(self._file)
-        document = json.loads(header.metadata.get(_KEY, "{}"))
-        if document.get("fingerprint") != self._fingerprint:
-            raise OutputError(
-                f"{self.folder} holds the state of a run with another model, data or options",
-                hint="repeat that run's command, or delete the folder",
-            )
-        arrays = {name: read_array(self._file, info) for name, info in header.tensors.items()}
+        position, arrays = found
         for name, selector in selectors.items():
             prefix = f"selected.{name}."
             selector.load(
@@ -86,7 +117,7 @@ class RunState:
             for name, array in arrays.items()
             if name.startswith("sum.")
         }
-        return Position(**document["position"]), sums
+        return Position(**position), sums
 
     def save(
         self,
@@ -99,9 +130,7 @@ class RunState:
         for name, selector in selectors.items():
             for column, array in selector.state().items():
                 tensors[f"selected.{name}.{column}"] = _unsigned(array)
-        document = {"fingerprint": self._fingerprint, "position": asdict(position)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self._file, serialize_parts(tensors, {_KEY: json.dumps(document)}))
+        self._state.write(asdict(position), tensors)
 
 
 def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
