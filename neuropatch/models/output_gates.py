@@ -16,41 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuropatch.errors import ModelError, UsageError
+from neuropatch.errors import ModelError
 from neuropatch.models.coordinates import MatrixId
+from neuropatch.models.gates import Gates
 from neuropatch.models.layout import Layout
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
-
-
-class OutputGates:
-    """The gates in use, by matrix.
-
-    Attributes:
-        masks: ``[out]`` of each gated matrix, read anew in each forward pass: float32, or float64
-            for a float64 model, on the matrix's device.
-    """
-
-    def __init__(self, masks: Mapping[MatrixId, Tensor]) -> None:
-        self.masks = dict(masks)
-
-    def update(self, masks: Mapping[MatrixId, Tensor]) -> None:
-        """Put other masks on gated matrices, such as the next sample of a stochastic gate.
-
-        Raises:
-            UsageError: If a matrix was not gated when the context began.
-        """
-        unknown = set(masks) - set(self.masks)
-        if unknown:
-            raise UsageError(
-                f"{min(unknown)} has no gates", hint="name every matrix when the context begins"
-            )
-        self.masks.update(masks)
 
 
 @contextmanager
 def output_gates(
     model: nn.Module, layout: Layout, masks: Mapping[MatrixId, Tensor]
-) -> Iterator[OutputGates]:
+) -> Iterator[Gates[MatrixId]]:
     """Multiply outputs of linear layers by gates, one for each output, for a ``with`` block.
 
     Differentiable in the masks and in what the layers are given.
@@ -66,7 +42,7 @@ def output_gates(
     Raises:
         ModelError: If a matrix has a bias, or is one of several experts stored as one tensor.
     """
-    gates = OutputGates(masks)
+    gates = Gates(masks)
     layers = _layers(model, layout, list(gates.masks))
     with ExitStack() as stack:
         for layer in layers:
@@ -93,7 +69,7 @@ class _Layer:
         return whole
 
 
-def _hook(layer: _Layer, gates: OutputGates) -> Any:
+def _hook(layer: _Layer, gates: Gates[MatrixId]) -> Any:
     def multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # The mask is wider than the output of a 16-bit model: multiplied first, rounded once.
         return (output * layer.mask(gates.masks)).to(output.dtype)

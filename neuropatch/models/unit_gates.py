@@ -14,6 +14,7 @@ from neuropatch.errors import ModelError, UsageError
 from neuropatch.kernels import masked_units
 from neuropatch.models.activations import mlp_activation
 from neuropatch.models.coordinates import BlockId, MatrixId
+from neuropatch.models.gates import Gates
 from neuropatch.models.layout import Layout
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
 
@@ -23,35 +24,10 @@ _PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 _PROBE_TOLERANCE_HALF = 5e-2
 
 
-class UnitGates:
-    """The gates in use, by block.
-
-    Attributes:
-        masks: ``[units]`` of each gated block, read anew in each forward pass: float32, or float64
-            for a float64 model, on the block's device.
-    """
-
-    def __init__(self, masks: Mapping[BlockId, Tensor]) -> None:
-        self.masks = dict(masks)
-
-    def update(self, masks: Mapping[BlockId, Tensor]) -> None:
-        """Put other masks on gated blocks, such as the next sample of a stochastic gate.
-
-        Raises:
-            UsageError: If a block was not gated when the context began.
-        """
-        unknown = set(masks) - set(self.masks)
-        if unknown:
-            raise UsageError(
-                f"{min(unknown)} has no gates", hint="name every block when the context begins"
-            )
-        self.masks.update(masks)
-
-
 @contextmanager
 def unit_gates(
     model: nn.Module, layout: Layout, masks: Mapping[BlockId, Tensor]
-) -> Iterator[UnitGates]:
+) -> Iterator[Gates[BlockId]]:
     """Multiply the hidden activation of MLPs by gates, one for each unit, for a ``with`` block.
 
     The blocks' MLPs run on :func:`neuropatch.kernels.masked_units`, differentiable in the masks
@@ -71,7 +47,7 @@ def unit_gates(
         ModelError: If a block's MLP is not made of its projections and activation alone.
         UsageError: If masks require gradients while weights do.
     """
-    gates = UnitGates(masks)
+    gates = Gates(masks)
     activation = mlp_activation(model.config.to_dict())  # type: ignore[operator, union-attr]
     mlps = [_resolve(model, layout, block, activation) for block in gates.masks]
     for mlp in mlps:
@@ -84,7 +60,7 @@ def unit_gates(
 
 
 @contextmanager
-def _replaced(mlp: _Mlp, gates: UnitGates) -> Iterator[None]:
+def _replaced(mlp: _Mlp, gates: Gates[BlockId]) -> Iterator[None]:
     owner = mlp.owner.__dict__
     before = owner.get("forward")
 
