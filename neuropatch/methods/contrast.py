@@ -19,8 +19,8 @@ Two refinements, which cost as many passes more:
 
 * ``iterations``: the units are taken in so many steps, each behind the gates of those already
   taken, since the model that is left may lean on units that the whole one does not need. This
-  decides whether the method works: on the demo's model, 60 units taken in one step leave most
-  secrets where they are, and taken in ten leave next to none (``docs/personal-data.md``).
+  decides whether the method works: on the demo's model, 60 units taken in one step leave 81 to
+  97 % of the secrets, and taken in ten 0 to 16 % (``docs/personal-data.md``).
 * ``integration_steps``: the gradients are averaged along the path on which the gates of the most
   promising ``candidates`` go from 1 to 0 together (midpoint rule). The path integral of the forget
   term, summed over the candidates, is exactly the loss that removing all of them adds.
