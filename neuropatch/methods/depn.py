@@ -223,7 +223,7 @@ def _check(layout: Layout, given: Given, config: DepnConfig) -> None:
 
 METHOD = Method(
     name="depn",
-    summary="switches off MLP units by integrated gradients of the private tokens' probability",
+    summary="deactivate the units that integrated gradients of the secrets' probability point to",
     paper="arXiv 2310.20138",
     granularity="units",
     config=DepnConfig,
