@@ -20,6 +20,7 @@ def localise(
     output: str,
     seed: int,
     threads: int,
+    records: int | None = None,
 ) -> dict[str, Any]:
     """Find a patch and write it.
 
@@ -31,16 +32,18 @@ def localise(
         output: The patch file.
         seed: Seed of the choice of rows and of methods that draw.
         threads: Threads of torch.
+        records: How many of the records to forget are given; None for all.
 
     Returns:
-        Seconds of the method alone, bytes that it took beyond the loaded model, how many
-        parameters the patch edits, and the method's statistics and notes; or only the ``error``
-        that the method refused with, for to find nothing is a result.
+        Seconds of the method alone, by the clock and of all cores together, bytes that it took
+        beyond the loaded model, how many parameters the patch edits, and the method's statistics
+        and notes; or only the ``error`` that the method refused with, for to find nothing is a
+        result.
     """
     from neuropatch.errors import NeuropatchError
 
     try:
-        return _localise(model, method, parameters, data, output, seed, threads)
+        return _localise(model, method, parameters, data, output, seed, threads, records)
     except NeuropatchError as error:
         return {"error": str(error)}
 
@@ -53,6 +56,7 @@ def _localise(
     output: str,
     seed: int,
     threads: int,
+    records: int | None = None,
 ) -> dict[str, Any]:
     import torch
 
@@ -68,11 +72,11 @@ def _localise(
     chosen = find_method(method)
     tokenizer = load_tokenizer(Path(model))
 
-    def records(name: str) -> Any:
+    def corpus(name: str, samples: int | None = None) -> Any:
         return load_pii(
             data[name],
             name=name,
-            samples=None,
+            samples=samples,
             seed=seed,
             options=PiiOptions(),
             tokenizer=tokenizer,
@@ -91,8 +95,8 @@ def _localise(
     inputs = Inputs(
         model=load_causal_model(Path(model), dtype="float32", device="cpu"),
         general=general,
-        pii=records("pii") if "pii" in data else None,
-        retain={"kept": records("retain")} if "retain" in data else {},
+        pii=corpus("pii", records) if "pii" in data else None,
+        retain={"kept": corpus("retain")} if "retain" in data else {},
         tokenizer=tokenizer,
         seed=seed,
     )
@@ -103,12 +107,13 @@ def _localise(
     config = parse_parameters(chosen, parameters)
     chosen.check(inputs.layout, given, config)
     with memory_growth() as memory:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         found = chosen.run(inputs, config)
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - busy
     found.patch.save(output)
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "memory": memory.growth,
         "units": sum(len(edit.units) for edit in found.patch.units),
         "weights": sum(len(edit) for edit in found.patch.weights),

@@ -86,7 +86,8 @@ _WHOLE: list[Column] = [
 ]
 _COST: list[Column] = [
     ("units", _localization("units"), True, ".0f"),
-    ("seconds", _localization("seconds"), True, ".1f"),
+    ("weights", _localization("weights"), True, ".0f"),
+    ("CPU seconds", _localization("cpu_seconds"), True, ".1f"),
     ("MiB", _localization("memory", 2**-20), True, ".0f"),
 ]
 _COPIES = ("copy, strangers", "copy, members")

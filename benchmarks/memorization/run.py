@@ -6,12 +6,13 @@
 Each SEED is a folder that ``train.py`` wrote; with ``--train`` they are made first. Every method
 finds a patch for every task and number of units in a process of its own; the patch is applied in
 memory, and measured on questions that are the same for all. RESULTS gets one JSON file a seed, to
-which rows are added one by one; a run that was cut short goes on where it was. ``report.py`` prints
-the tables.
+which rows are added one by one; a run that was cut short goes on where it was. At the end the
+tables are printed and written (``tables.md``, as ``report.py`` prints them), and figures drawn.
 
-A variant of a method is ``--variant NAME=METHOD:parameter=value,parameter=value``; the parameter
-``data`` (not the method's) is ``all``, or ``needs`` to withhold what the method could use but does
-not need. A method that finds weights gets as many of them as the given number of units has.
+A variant of a method is ``--variant NAME=METHOD:parameter=value,parameter=value``. Two parameters
+are not the method's: ``data`` is ``all``, or ``needs`` to withhold what the method could use but
+does not need; ``records`` is how many of the records to forget it is given (all). A method that
+finds weights gets as many of them as the given number of units has.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from _harness import environment, in_child
+from _harness import environment
 from corpus import CleanText, Question, clean_text, write_records
 from evaluator import Evaluator, Sizes, is_verbatim
+from figures import draw_categories, draw_methods, find_categories
 from people import Population
 from relearn import relearn
+from report import markdown
 from tasks import CATEGORY, Task, make_task
 from train import FILE, tiny_clean_text
+from variants import Variant, default_variants, find_patch
 
 from neuropatch.evaluation.control import random_control
-from neuropatch.methods._base import find_method, method_names
-from neuropatch.models.layout import Layout
 from neuropatch.models.loading import load_causal_model, load_tokenizer
 from neuropatch.models.modules import model_layout
-from neuropatch.models.unit_weights import UNIT_ROLES
 from neuropatch.patch.patch import NeuronPatch
 
 UNITS = (10, 23, 46, 115, 230)
@@ -51,55 +52,7 @@ UNITS = (10, 23, 46, 115, 230)
 UNITS_INDIVIDUAL = (23, 46, 92)
 """Numbers of units for individual erasure; the last is 0.2 % of SmolLM2's."""
 
-GENERAL_ROWS, GENERAL_WORDS = 128, 64
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method with parameters.
-
-    Attributes:
-        name: What the tables call it.
-        method: Name of the method.
-        parameters: Its parameters; the number of units or weights is added to them.
-        data: Kinds of data that it is given.
-    """
-
-    name: str
-    method: str
-    parameters: Mapping[str, str]
-    data: tuple[str, ...]
-
-    def amount(self, units: int, layout: Layout) -> dict[str, int]:
-        """The parameter that says how much is edited."""
-        if self.parameters.get("granularity") != "weights":
-            return {"max_neurons": units}
-        roles = [matrix for matrix in layout.matrices(UNIT_ROLES) if matrix.layer == 0]
-        return {"q": units * len(roles) * layout.signature.dimensions["hidden"]}
-
-    @classmethod
-    def parse(cls, text: str) -> Variant:
-        """Read ``[NAME=]METHOD[:parameter=value,...]``."""
-        head, _, tail = text.partition(":")
-        name, _, method = head.rpartition("=")
-        parameters = dict(one.split("=", maxsplit=1) for one in tail.split(",") if one)
-        found = find_method(method)
-        # What needs no data at all has use for some only with certain edits.
-        given = parameters.pop("data", "all" if found.needs else "needs")
-        data = found.needs | found.takes if given == "all" else found.needs
-        return cls(name or text, method, parameters, tuple(sorted(data - {"datasets"})))
-
-
-def default_variants() -> list[Variant]:
-    """Every method that edits a given number of units."""
-    found = []
-    for name in method_names():
-        method = find_method(name)
-        if any(field.name == "max_neurons" for field in fields(method.config)):
-            found.append(Variant.parse(name))
-        else:
-            print(f"{name} takes no number of units; name a --variant of it", file=sys.stderr)
-    return found
+GENERAL_ROWS, GENERAL_WORDS = 32, 64
 
 
 class Bench:
@@ -154,7 +107,7 @@ class Bench:
         """All rows of a task."""
         task = make_task(name, self.population, self.facts, most=self.options.people)
         evaluator = Evaluator(self.tokenizer, task, self.held_out, self.options.sizes)
-        files = self._files(task)
+        files = self.files(task)
         wanted = [
             (variant, count)
             for variant in variants
@@ -173,12 +126,25 @@ class Bench:
         for variant, count in wanted:
             self.add(self._patched(task, evaluator, files, variant, count))
 
+    def categories(self, variant: Variant, units: int) -> list[str]:
+        """Patches for each category of personal data."""
+        task = make_task(CATEGORY, self.population, self.facts, most=self.options.people)
+        return find_categories(
+            self.folder,
+            task,
+            self.files(task),
+            variant,
+            units,
+            self.scratch,
+            seed=self.population.seed,
+        )
+
     def _before(self) -> Path | None:
         """The model before it memorised, if there was one and it is there."""
         source = Path(self.about["source"])
         return source if (source / "config.json").is_file() else None
 
-    def _files(self, task: Task) -> dict[str, str]:
+    def files(self, task: Task) -> dict[str, str]:
         """The data that methods are given, as files."""
         paths = {
             kind: str(self.scratch / f"{task.name}.{kind}.jsonl")
@@ -207,19 +173,13 @@ class Bench:
     ) -> dict[str, Any]:
         row = _row(task.name, variant.name, count)
         path = self.scratch / f"{task.name}.{variant.name.replace('/', '_')}.{count}.safetensors"
-        found = in_child(
-            Path(__file__).with_name("localise.py"),
-            "localise",
-            model=str(self.folder),
-            method=variant.method,
-            parameters={
-                **variant.parameters,
-                **variant.amount(count, model_layout(self.model)),
-            },
-            data={kind: files[kind] for kind in variant.data},
-            output=str(path),
+        found = find_patch(
+            self.folder,
+            variant,
+            variant.amount(count, model_layout(self.model)),
+            files,
+            path,
             seed=self.population.seed,
-            threads=torch.get_num_threads(),
         )
         if "error" in found:
             return row | {"failed": found["error"]}
@@ -279,6 +239,17 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="measure exposure only where greedy extraction is at most this share (default: 1)",
     )
+    parser.add_argument(
+        "--figures",
+        default="contrast",
+        help="variant whose patches for every category of personal data are drawn",
+    )
+    parser.add_argument("--figure-units", type=int, default=46, help="units of each of them")
+    parser.add_argument(
+        "--rows-only",
+        action="store_true",
+        help="stop before tables and figures, as where other seeds are measured elsewhere",
+    )
     parser.add_argument("--threads", type=int, default=2)
     for one in fields(Sizes):
         parser.add_argument(f"--{one.name}", type=int, default=one.default)
@@ -298,17 +269,25 @@ def main() -> None:
         variants = [one for one in variants if one.name in options.methods]
     clean = tiny_clean_text() if options.clean is None else clean_text(options.clean)
     options.output.mkdir(parents=True, exist_ok=True)
-    outputs = []
+    outputs, categories = [], []
+    drawn = Variant.parse(options.figures)
     for folder in options.models or trained(options):
         outputs.append(options.output / f"{folder.name}.json")
         bench = Bench(folder, clean, outputs[-1], options)
         sizes = sorted(bench.population.forget)
-        for task in options.tasks or [CATEGORY, *(f"people-{size}" for size in sizes)]:
-            counts = UNITS if task == CATEGORY else UNITS_INDIVIDUAL
-            bench.run(task, variants, options.units or counts)
-    from report import markdown
-
-    print(markdown([json.loads(path.read_text(encoding="utf-8")) for path in outputs]))
+        for name in options.tasks or [CATEGORY, *(f"people-{size}" for size in sizes)]:
+            counts = UNITS if name == CATEGORY else UNITS_INDIVIDUAL
+            bench.run(name, variants, options.units or counts)
+        categories += bench.categories(drawn, options.figure_units)
+    if options.rows_only:
+        return
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in outputs]
+    (options.output / "figures").mkdir(exist_ok=True)
+    draw_methods(documents, outputs, options.output / "figures" / "methods")
+    draw_categories(categories, options.output / "figures" / "categories")
+    tables = markdown(documents)
+    (options.output / "tables.md").write_text(f"{tables.strip()}\n", encoding="utf-8")
+    print(tables)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def row():
             "task": "category",
             "variant": variant,
             "asked": 23,
-            "localization": {"units": 23, "seconds": 2.0, "memory": 2**20},
+            "localization": {"units": 23, "weights": 0, "cpu_seconds": 2.0, "memory": 2**20},
             "measured": {
                 "groups": {"shown": group, "unshown": group, "others": group},
                 "exposure": dict.fromkeys(("shown", "unshown", "strangers"), exposure),
