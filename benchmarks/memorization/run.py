@@ -278,7 +278,8 @@ def main() -> None:
         for name in options.tasks or [CATEGORY, *(f"people-{size}" for size in sizes)]:
             counts = UNITS if name == CATEGORY else UNITS_INDIVIDUAL
             bench.run(name, variants, options.units or counts)
-        categories += bench.categories(drawn, options.figure_units)
+        if not options.rows_only:
+            categories += bench.categories(drawn, options.figure_units)
     if options.rows_only:
         return
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in outputs]

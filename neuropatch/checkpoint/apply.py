@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from neuropatch.checkpoint.clone import can_reflink, clone, hard_link
+from neuropatch.checkpoint.clone import bytes_to_copy, can_reflink, clone, hard_link
 from neuropatch.checkpoint.edit import Values, verify_shard, write_shard
 from neuropatch.checkpoint.index import INDEX, Checkpoint, stamp
 from neuropatch.checkpoint.journal import (
@@ -246,7 +246,7 @@ def _fill(
     largest = max(files, key=lambda path: path.stat().st_size)
     if not can_reflink(largest, folder):
         linked = {name for name in stamps if share and name not in edited}
-        needed = sum(path.stat().st_size for path in files if path.name not in linked)
+        needed = sum(bytes_to_copy(path) for path in files if path.name not in linked)
         check_space(folder, needed, output=output)
     ways: Counter[str] = Counter()
     for path in files:

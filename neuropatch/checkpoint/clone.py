@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,8 @@ Way = Literal["reflinked", "copied", "hard-linked"]
 def clone(source: Path, destination: Path) -> Way:
     """Copy a file's bytes to a new file: shared blocks, a copy in the kernel, or a plain copy.
 
-    The source may be a symbolic link (as in a snapshot of the Hub cache); its target is read.
+    Holes stay holes where the copy is made in the kernel, as with ``cp``. The source may be a
+    symbolic link (as in a snapshot of the Hub cache); its target is read.
 
     Args:
         source: File to copy.
@@ -49,6 +50,8 @@ def clone(source: Path, destination: Path) -> Way:
             if _reflink(reader.fileno(), writer.fileno()):
                 return "reflinked"
             if not _copy_in_kernel(reader.fileno(), writer.fileno()):
+                reader.seek(0)
+                writer.seek(0)
                 shutil.copyfileobj(reader, writer, 1 << 20)
     return "copied"
 
@@ -82,6 +85,12 @@ def can_reflink(source: Path, folder: Path) -> bool:
             probe.unlink(missing_ok=True)
 
 
+def bytes_to_copy(path: Path) -> int:
+    """Bytes that a copy of a file takes on a disk: its size without its holes."""
+    with path.open("rb") as file:
+        return sum(stop - start for start, stop in _segments(file.fileno()))
+
+
 def in_hub_cache(path: Path) -> bool:
     """Whether a path, its links followed, lies in a repo of a Hub cache."""
     parts = path.resolve().parts
@@ -104,28 +113,53 @@ def _reflink(reader: int, writer: int) -> bool:
 def _copy_in_kernel(reader: int, writer: int) -> bool:
     """Copy without passing the bytes through this process; False where the system cannot."""
     # Pythons built against an old C library have no copy_file_range.
-    return (hasattr(os, "copy_file_range") and _loop(os.copy_file_range, reader, writer)) or _loop(
+    return (hasattr(os, "copy_file_range") and _loop(_copy_range, reader, writer)) or _loop(
         _send, reader, writer
     )
 
 
-def _send(reader: int, writer: int, count: int) -> int:
-    return os.sendfile(writer, reader, None, count)
+def _copy_range(reader: int, writer: int, count: int, offset: int) -> int:
+    return os.copy_file_range(reader, writer, count, offset, offset)
 
 
-def _loop(copy: Callable[[int, int, int], int], reader: int, writer: int) -> bool:
-    """Copy from the files' positions to the end; False, with nothing copied, if unsupported."""
-    size = os.fstat(reader).st_size
-    done = 0
-    while done < size:
-        try:
-            count = copy(reader, writer, min(_CHUNK, size - done))
-        except OSError as error:
-            if done or error.errno not in _UNSUPPORTED:
-                raise
-            return False
-        if count == 0:
-            # Some virtual file systems report success and copy nothing.
-            return done > 0
-        done += count
+def _send(reader: int, writer: int, count: int, offset: int) -> int:
+    os.lseek(writer, offset, os.SEEK_SET)
+    return os.sendfile(writer, reader, offset, count)
+
+
+def _loop(copy: Callable[[int, int, int, int], int], reader: int, writer: int) -> bool:
+    """Copy a file's data, and leave its holes; False, with nothing copied, if unsupported."""
+    copied = False
+    for start, stop in _segments(reader):
+        done = start
+        while done < stop:
+            try:
+                count = copy(reader, writer, min(_CHUNK, stop - done), done)
+            except OSError as error:
+                if copied or error.errno not in _UNSUPPORTED:
+                    raise
+                return False
+            if count == 0:
+                # Some virtual file systems report success and copy nothing.
+                return copied
+            copied = True
+            done += count
+    os.ftruncate(writer, os.fstat(reader).st_size)
     return True
+
+
+def _segments(file: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, as start and stop; all of it where the system cannot tell."""
+    size = os.fstat(file).st_size
+    stop = 0
+    while stop < size:
+        try:
+            start = os.lseek(file, stop, os.SEEK_DATA)
+            stop = os.lseek(file, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            if error.errno not in _UNSUPPORTED:
+                raise
+            start, stop = stop, size
+        yield start, stop

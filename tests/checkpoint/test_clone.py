@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuropatch.checkpoint import clone as module
-from neuropatch.checkpoint.clone import can_reflink, clone, hard_link, in_hub_cache
+from neuropatch.checkpoint.clone import bytes_to_copy, can_reflink, clone, hard_link, in_hub_cache
 
 DATA = os.urandom(300_001)
 
@@ -35,6 +35,50 @@ def test_every_way_copies_all_bytes(source, tmp_path, monkeypatch, broken, how):
         monkeypatch.setattr(os, name, how)
     assert clone(source, tmp_path / "copy") == "copied"
     assert (tmp_path / "copy").read_bytes() == DATA
+
+
+@pytest.fixture
+def holed(tmp_path):
+    """A file of 8 MiB and a few bytes: data in the middle, holes before and behind it."""
+    path = tmp_path / "holed"
+    with path.open("wb") as file:
+        file.seek(4 << 20)
+        file.write(DATA)
+        file.truncate((8 << 20) + 5)
+    return path
+
+
+@pytest.mark.parametrize("broken", [(), ("copy_file_range",), ("copy_file_range", "sendfile")])
+@pytest.mark.parametrize("how", [refuse, copies_nothing])
+def test_holes_are_copied_as_what_they_read_as(holed, tmp_path, monkeypatch, broken, how):
+    monkeypatch.setattr(module.fcntl, "ioctl", refuse)
+    for name in broken:
+        monkeypatch.setattr(os, name, how)
+    clone(holed, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == holed.read_bytes()
+
+
+def test_holes_take_no_space_in_a_copy(holed, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.fcntl, "ioctl", refuse)
+    clone(holed, tmp_path / "copy")
+    # Where the file system of the temporary folder has no holes the two are equal.
+    taken = [path.stat().st_blocks * 512 for path in (tmp_path / "copy", holed)]
+    assert taken[0] <= taken[1] + (64 << 10)
+    assert len(DATA) <= bytes_to_copy(holed) <= taken[1] + (64 << 10)
+
+
+def test_without_word_of_holes_all_is_data(holed, tmp_path, monkeypatch):
+    seek = os.lseek
+
+    def no_holes(file, offset, whence):
+        if whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(errno.EINVAL, "invalid argument")
+        return seek(file, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", no_holes)
+    assert bytes_to_copy(holed) == holed.stat().st_size
+    clone(holed, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == holed.read_bytes()
 
 
 def test_an_old_python_without_copy_file_range(source, tmp_path, monkeypatch):
