@@ -1,6 +1,6 @@
 """Apply, compare and revert on a checkpoint that is larger than memory.
 
-    python benchmarks/large_files.py [--gigabytes 140] [--work FOLDER] [--json FILE]
+    python benchmarks/large_files.py [--gigabytes 42] [--work FOLDER] [--json FILE]
 
 The checkpoint is a Llama of real widths (hidden 8192, MLP 28672, bfloat16) in shards of 5 GB with
 real headers, as deep as the size asks for. Its files are sparse: their zeros take no space on the
@@ -205,7 +205,7 @@ def _data(path: Path) -> Iterator[tuple[int, int]]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--gigabytes", type=float, default=140, help="size of the checkpoint (140)")
+    parser.add_argument("--gigabytes", type=float, default=42, help="size of the checkpoint (42)")
     parser.add_argument("--work", type=Path, help="folder on the disk to write to")
     options = parse(parser)
     machine = environment()
