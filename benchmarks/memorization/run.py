@@ -97,11 +97,14 @@ class Bench:
     def add(self, row: dict[str, Any]) -> None:
         """Add a row and write the file at once: an interrupt must not lose what is done."""
         self.document["rows"].append(row)
+        self._write()
+        print(f"{self.output.name}: {row['task']} {row['variant']} {row['asked']}", file=sys.stderr)
+
+    def _write(self) -> None:
         text = json.dumps(self.document, indent=1) + "\n"
         temporary = self.output.with_suffix(".json.part")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.output)
-        print(f"{self.output.name}: {row['task']} {row['variant']} {row['asked']}", file=sys.stderr)
 
     def run(self, name: str, variants: Sequence[Variant], counts: Sequence[int]) -> None:
         """All rows of a task."""
@@ -125,6 +128,10 @@ class Bench:
                 self.add(_row(name, label, 0) | {"measured": measured, "evaluation_s": seconds})
         for variant, count in wanted:
             self.add(self._patched(task, evaluator, files, variant, count))
+        for variant in variants:
+            if variant.name in self.options.relearn:
+                for count in counts:
+                    self._relearn(task, variant, count)
 
     def categories(self, variant: Variant, units: int) -> list[str]:
         """Patches for each category of personal data."""
@@ -172,7 +179,7 @@ class Bench:
         count: int,
     ) -> dict[str, Any]:
         row = _row(task.name, variant.name, count)
-        path = self.scratch / f"{task.name}.{variant.name.replace('/', '_')}.{count}.safetensors"
+        path = self._patch_file(task, variant, count)
         found = find_patch(
             self.folder,
             variant,
@@ -188,17 +195,27 @@ class Bench:
         start = time.perf_counter()
         with patch.applied(self.model):
             row["measured"] = evaluator.measure(self.model, deep_below=self.options.deep_below)
-            if variant.name in self.options.relearn:
-                verbatim = [
-                    one for group in task.erased.values() if is_verbatim(group) for one in group
-                ]
-                row["relearning"] = relearn(self.model, self.tokenizer, task.strangers, verbatim)
         row["evaluation_s"] = time.perf_counter() - start
         if self.options.controls is None or variant.name in self.options.controls:
             control = random_control(patch, self.model, seed=self.population.seed)
             with control.applied(self.model):
                 row["control"] = evaluator.measure(self.model, light=True)
         return row
+
+    def _patch_file(self, task: Task, variant: Variant, count: int) -> Path:
+        name = variant.name.replace("/", "_")
+        return self.scratch / f"{task.name}.{name}.{count}.safetensors"
+
+    def _relearn(self, task: Task, variant: Variant, count: int) -> None:
+        """Train the patched model on other people, and add to its row what comes back."""
+        row = self.row(task.name, variant.name, count)
+        if row is None or "measured" not in row or "relearning" in row:
+            return
+        verbatim = [one for group in task.erased.values() if is_verbatim(group) for one in group]
+        patch = NeuronPatch.from_pretrained(self._patch_file(task, variant, count))
+        with patch.applied(self.model):
+            row["relearning"] = relearn(self.model, self.tokenizer, task.strangers, verbatim)
+        self._write()
 
 
 def _row(task: str, variant: str, asked: int) -> dict[str, Any]:
