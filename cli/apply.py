@@ -31,6 +31,9 @@ REVERT_EPILOG = options.examples(
     "neuropatch revert patched.gguf patched.undo.safetensors -o model-again.gguf",
 )
 
+LOST = 0.05
+"""Share of a change that may be lost in rounding without a warning."""
+
 PushTo = Annotated[
     str | None,
     typer.Option(
@@ -208,6 +211,12 @@ def _gguf_output(output: Path | None, in_place: bool, hard_link: bool) -> Path:
 
 
 def _print_gguf(out: Output, done: GgufResult) -> None:
+    for name, entry in sorted(done.errors.items()):
+        if entry.relative > LOST:
+            out.warn(
+                f"rounding to {name} loses {entry.relative:.1%} of the change: check what "
+                "the model does, or patch it before it is quantised"
+            )
     _notes(out, done.result)
     errors = [_error(name, entry) for name, entry in sorted(done.errors.items())]
     first, *rest = _lines(done.result)
@@ -220,8 +229,8 @@ def _error(name: str, entry: Requantisation) -> str:
     how = "exact"
     if entry.largest:
         how = (
-            f"off by {entry.largest:.3g} at most (RMS {entry.rms:.3g}; the weights' RMS was "
-            f"{entry.rms_before:.3g})"
+            f"off by {entry.largest:.3g} at most (RMS {entry.rms:.3g}, "
+            f"{entry.relative:.1%} of the change)"
         )
     line = f"{name}: {entry.weights:,} new values in {entry.blocks:,} blocks, {how}"
     if not entry.others:

@@ -37,7 +37,7 @@ class Requantisation:
         others: Number of the other weights of those blocks.
         largest: Largest distance of a weight from the value that the patch asks for.
         squares: Sum of the squares of those distances.
-        before_squares: Sum of the squares of the edited weights as they were.
+        change_squares: Sum of the squares of the changes that the patch asks for.
         others_moved: Largest change of one of the other weights.
     """
 
@@ -46,7 +46,7 @@ class Requantisation:
     others: int = 0
     largest: float = 0.0
     squares: float = 0.0
-    before_squares: float = 0.0
+    change_squares: float = 0.0
     others_moved: float = 0.0
 
     def add(self, targets: Values, values: Values, before: Values) -> None:
@@ -55,7 +55,7 @@ class Requantisation:
         self.weights += len(values)
         self.largest = max(self.largest, float(distance.max()))
         self.squares += float((distance**2).sum())
-        self.before_squares += float((before.astype(np.float64) ** 2).sum())
+        self.change_squares += float(((targets.astype(np.float64) - before) ** 2).sum())
 
     @property
     def rms(self) -> float:
@@ -63,9 +63,9 @@ class Requantisation:
         return float(np.sqrt(self.squares / self.weights))
 
     @property
-    def rms_before(self) -> float:
-        """Root of the mean square of the edited weights as they were."""
-        return float(np.sqrt(self.before_squares / self.weights))
+    def relative(self) -> float:
+        """Norm of the errors over the norm of the change that the patch asks for."""
+        return float(np.sqrt(self.squares / self.change_squares)) if self.change_squares else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as a JSON document."""
@@ -74,7 +74,7 @@ class Requantisation:
             "blocks": self.blocks,
             "max_error": self.largest,
             "rms_error": self.rms,
-            "rms_before": self.rms_before,
+            "relative_error": self.relative,
             "other_weights": self.others,
             "other_weights_moved": self.others_moved,
         }

@@ -79,6 +79,23 @@ def test_there_and_back(cli, model, patch, tmp_path):
     assert back.read_bytes() == model.read_bytes()
 
 
+def test_what_rounding_loses_is_said(cli, model, tmp_path):
+    """A delta far below a level is lost whole."""
+    layout = GgufModel.bind(GgufFile.open(model)).layout
+    tensor = next(t for t in gguf.GGUFReader(model).tensors if t.name == "blk.0.ffn_gate.weight")
+    values = gguf.dequantize(np.array(tensor.data), tensor.tensor_type)
+    rows, columns = np.array([0, 0]), np.array([3, 9])
+    delta = np.full(2, 1e-4, np.float32)
+    matrix = MatrixId("decoder", 0, -1, "gate")
+    edit = WeightEdit(matrix, "add", rows, columns, values[rows, columns], delta)
+    small = NeuronPatch(PatchMetadata(layout.signature), (edit,)).save(tmp_path / "s.safetensors")
+    done = cli("apply", model, small, "-o", tmp_path / "p.gguf")
+    assert done.code == 0
+    assert done.err.startswith("warning: rounding to Q4_1 loses 100.0% of the change")
+    assert "no weight changes" in done.err
+    assert "changed 0 weights" in done.out
+
+
 def test_as_json(cli, model, patch, tmp_path):
     done = cli("apply", model, patch, "-o", tmp_path / "p.gguf", "--dry-run", "--json")
     document = json.loads(done.out)
@@ -86,6 +103,7 @@ def test_as_json(cli, model, patch, tmp_path):
     error = document["requantisation"]["Q4_1"]
     assert (error["weights"], error["blocks"], error["other_weights_moved"]) == (3, 2, 0)
     assert 0 < error["rms_error"] <= error["max_error"]
+    assert 0 < error["relative_error"] < 0.2
     assert not (tmp_path / "p.gguf").exists()
 
 

@@ -90,6 +90,9 @@ def test_against_whole_tensors(lab, tmp_path, kind):
     assert error.weights == len(distances) == done.result.weights
     assert error.others_moved == 0
     assert error.largest == pytest.approx(max(distances), rel=1e-4, abs=1e-8)
+    asked = [e.value if e.kind == "add" else e.after - e.before for e in edits]
+    norms = np.linalg.norm(distances), np.linalg.norm(np.concatenate(asked))
+    assert error.relative == pytest.approx(norms[0] / norms[1], rel=1e-3, abs=1e-7)
     assert error.rms == pytest.approx(np.sqrt(np.mean(np.square(distances))), rel=1e-4, abs=1e-8)
 
 
