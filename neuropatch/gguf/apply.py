@@ -120,9 +120,10 @@ def _run(
     result = _result(action, plan, output, dry_run, notes)
     if dry_run:
         return GgufResult(result, plan.errors)
-    with _staged_file(output) as work:
-        if not can_reflink(model, work.parent):
-            check_space(work.parent, file.size, output=output)
+    with _staged([output] if undo is None else [undo, output]) as folder:
+        work = folder / output.name
+        if not can_reflink(model, folder):
+            check_space(folder, file.size, output=output)
         way = clone(model, work)
         if stamp(model) != seen or work.stat().st_size != file.size:
             raise CheckpointError(
@@ -130,7 +131,7 @@ def _run(
             )
         _write(work, plan)
         if undo is not None:
-            plan.undo_patch().save(undo)
+            plan.undo_patch().save(folder / undo.name)
     if undo is not None:
         note = f"to get the bytes of {model} back, revert {undo}"
         result = replace(result, undo=undo, notes=(*result.notes, note))
@@ -169,27 +170,35 @@ def _result(
 
 
 @contextmanager
-def _staged_file(output: Path) -> Iterator[Path]:
-    """A hidden file beside ``output`` that takes its name when the block succeeds.
+def _staged(files: Sequence[Path]) -> Iterator[Path]:
+    """A hidden folder whose files take their names when the block succeeds, the last one last.
 
-    If the process is killed, the hidden folder ``.OUTPUT.neuropatch-partial`` is left, and the
-    next writer of ``output`` removes what is in it.
+    If the process is killed, the folder ``.OUTPUT.neuropatch-partial`` is left, and the next writer
+    of that output removes what is in it.
+
+    Args:
+        files: Where the files belong, all in one folder; the last one is the output.
     """
-    output = output.resolve()
+    output = files[-1]
     folder = output.parent / f".{output.name}.neuropatch-partial"
-    work = folder / "content"
-    with (
-        writing(output),
-        exclusive(folder / "lock", busy=f"another neuropatch is writing {output}"),
-    ):
-        work.unlink(missing_ok=True)
+    lock = folder / "lock"
+    with writing(output), exclusive(lock, busy=f"another neuropatch is writing {output}"):
+        _clear(folder, lock)
         try:
-            yield work
-            _check_new(output)
-            work.rename(output)
+            yield folder
+            for path in files:
+                _check_new(path)
+            for path in files:
+                (folder / path.name).rename(path)
         finally:
-            work.unlink(missing_ok=True)
+            _clear(folder, lock)
         sync_folder(output.parent)
+
+
+def _clear(folder: Path, lock: Path) -> None:
+    for left in folder.iterdir():
+        if left != lock:
+            left.unlink()
 
 
 def _write(path: Path, plan: GgufPlan) -> None:

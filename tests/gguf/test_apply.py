@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from neuropatch.checkpoint.staging import exclusive
 from neuropatch.errors import (
     ArchitectureError,
     CheckpointError,
     OutputError,
     PatchConflictError,
     PatchMismatchError,
+    ResourceError,
     UsageError,
 )
 from neuropatch.gguf.apply import apply_to_gguf, revert_gguf
@@ -191,6 +193,29 @@ def test_nothing_to_change_leaves_no_undo_patch(lab, model, tmp_path):
     assert "no weight changes" in done.result.notes
 
 
+def test_what_a_killed_run_left_is_removed(lab, model, tmp_path):
+    patch = lab.patch(model, lab.edit(model, "up", "zero", [0, 3]))
+    partial = tmp_path / ".out.gguf.neuropatch-partial"
+    partial.mkdir()
+    for name in ("out.gguf", ".out.undo.safetensors.x.tmp", "lock"):
+        (partial / name).write_bytes(b"half")
+    apply_to_gguf(model, [patch], tmp_path / "out.gguf")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model.gguf", "out.gguf", "out.undo.safetensors"}
+
+
+def test_a_failed_write_leaves_nothing(lab, model, tmp_path, monkeypatch):
+    patch = lab.patch(model, lab.edit(model, "up", "zero", [0, 3]))
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("neuropatch.gguf.apply.write_values", fails)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        apply_to_gguf(model, [patch], tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
 class TestRefused:
     def check(self, error, words, model, patches, out, act=apply_to_gguf):
         before = sorted(out.parent.iterdir())
@@ -279,6 +304,10 @@ class TestRefused:
         # All levels are as near as any: they stay, and with them the bytes.
         assert out.read_bytes() == model.read_bytes()
         assert done.result.changed == 0
+
+    def test_another_writer_of_the_output(self, model, zero, out):
+        with exclusive(out.parent / f".{out.name}.neuropatch-partial" / "lock", busy=""):
+            self.check(OutputError, "another neuropatch is writing", model, [zero], out)
 
     def test_steering_and_conflicts(self, lab, model, zero, out):
         block = zero.weights[0].matrix.block
