@@ -99,9 +99,9 @@ def run(options: argparse.Namespace, work: Path) -> None:
         with NeuronPatch.from_pretrained(patch).applied(model):
             exact = distributions(model, tokens)
         compare("the patch in memory, from the base", base, exact)
-        compare(
-            "the patched file, from the patch in memory", exact, distributions(load(out), tokens)
-        )
+        written = distributions(load(out), tokens)
+        compare("the patched file, from the patch in memory", exact, written)
+        compare("the patched file, from the base", base, written)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuropatch.checkpoint.clone import can_reflink, clone
+from neuropatch.checkpoint.clone import bytes_to_copy, can_reflink, clone
 from neuropatch.checkpoint.index import stamp
 from neuropatch.checkpoint.result import ApplyResult
 from neuropatch.checkpoint.staging import check_space, exclusive, writing
@@ -123,7 +123,7 @@ def _run(
     with _staged([output] if undo is None else [undo, output]) as folder:
         work = folder / output.name
         if not can_reflink(model, folder):
-            check_space(folder, file.size, output=output)
+            check_space(folder, bytes_to_copy(model), output=output)
         way = clone(model, work)
         if stamp(model) != seen or work.stat().st_size != file.size:
             raise CheckpointError(
