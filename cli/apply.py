@@ -15,17 +15,24 @@ from .push import read_results, send
 
 if TYPE_CHECKING:
     from neuropatch.checkpoint.result import ApplyResult
+    from neuropatch.gguf.apply import GgufResult
+    from neuropatch.gguf.plan import Requantisation
 
 APPLY_EPILOG = options.examples(
     "neuropatch apply my-model spin.safetensors -o my-model-patched",
     "neuropatch apply user/model user/patch -o patched --dry-run",
     "neuropatch apply my-model spin.safetensors --in-place",
     "neuropatch apply user/model user/patch --push user/variant",
+    "neuropatch apply model.gguf spin.safetensors -o patched.gguf",
 )
 REVERT_EPILOG = options.examples(
     "neuropatch revert my-model-patched spin.safetensors -o my-model-again",
     "neuropatch revert my-model my-model/neuropatch/undo-0001.safetensors --in-place",
+    "neuropatch revert patched.gguf patched.undo.safetensors -o model-again.gguf",
 )
+
+LOST = 0.05
+"""Share of a change that may be lost in rounding without a warning."""
 
 PushTo = Annotated[
     str | None,
@@ -37,7 +44,12 @@ PushTo = Annotated[
 ]
 FolderOutput = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder to create for the result.", metavar="DIR"),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder to create for the result; for a GGUF file, the file.",
+        metavar="DIR",
+    ),
 ]
 HardLink = Annotated[
     bool,
@@ -78,7 +90,7 @@ def apply(
 
     Only the edited values are rewritten; everything else is copied byte for byte. The result is
     a new folder (-o DIR), the model itself (--in-place), or a repo on the Hub (--push USER/NAME;
-    the options from --results to --yes are for it).
+    the options from --results to --yes are for it). A model in a GGUF file gives a new file.
     """
     out = Output(json, quiet)
     if push is not None:
@@ -117,9 +129,17 @@ def apply(
         yes=yes,
     )
     from neuropatch.checkpoint.apply import apply_patches
-    from neuropatch.hub.resolve import resolve_model
+    from neuropatch.hub.resolve import gguf_file, resolve_model
     from neuropatch.patch.patch import NeuronPatch
 
+    file = gguf_file(model)
+    if file is not None:
+        from neuropatch.gguf.apply import apply_to_gguf
+
+        copy = _gguf_output(output, in_place, hard_link)
+        loaded = [NeuronPatch.from_pretrained(name) for name in patches]
+        _print_gguf(out, apply_to_gguf(file, loaded, copy, dry_run=dry_run))
+        return
     result = apply_patches(
         resolve_model(model).folder,
         [NeuronPatch.from_pretrained(name) for name in patches],
@@ -144,13 +164,21 @@ def revert(
     """Write a copy of a patched model with patches taken out.
 
     The copy has the bytes from before. The patches are those that were applied, or an undo patch
-    that apply left in the model's folder neuropatch/.
+    that apply left in the model's folder neuropatch/, or beside a GGUF file.
     """
     out = Output(json, quiet)
     from neuropatch.checkpoint.apply import revert_patches
-    from neuropatch.hub.resolve import resolve_model
+    from neuropatch.hub.resolve import gguf_file, resolve_model
     from neuropatch.patch.patch import NeuronPatch
 
+    file = gguf_file(model)
+    if file is not None:
+        from neuropatch.gguf.apply import revert_gguf
+
+        copy = _gguf_output(output, in_place, hard_link)
+        loaded = [NeuronPatch.from_pretrained(name) for name in patches]
+        _print_gguf(out, revert_gguf(file, loaded, copy, dry_run=dry_run))
+        return
     result = revert_patches(
         resolve_model(model).folder,
         [NeuronPatch.from_pretrained(name) for name in patches],
@@ -172,7 +200,51 @@ def _refuse_alone(**given: object) -> None:
             )
 
 
+def _gguf_output(output: Path | None, in_place: bool, hard_link: bool) -> Path:
+    """The file to write, since a GGUF file is copied."""
+    if output is None or in_place or hard_link:
+        raise UsageError(
+            "the result of editing a GGUF file is a new file",
+            hint="name it with -o patched.gguf, and drop --in-place and --hard-link",
+        )
+    return output
+
+
+def _print_gguf(out: Output, done: GgufResult) -> None:
+    for name, entry in sorted(done.errors.items()):
+        if entry.relative > LOST:
+            out.warn(
+                f"rounding to {name} loses {entry.relative:.1%} of the change: check what "
+                "the model does, or patch it before it is quantised"
+            )
+    _notes(out, done.result)
+    errors = [_error(name, entry) for name, entry in sorted(done.errors.items())]
+    first, *rest = _lines(done.result)
+    lines = [first, *errors, *rest]
+    out.result(done.to_json(), lambda: print_lines(lines), essence=str(done.result.output))
+
+
+def _error(name: str, entry: Requantisation) -> str:
+    """How far the weights of one format are from what the patch asks for."""
+    how = "exact"
+    if entry.largest:
+        how = (
+            f"off by {entry.largest:.3g} at most (RMS {entry.rms:.3g}, "
+            f"{entry.relative:.1%} of the change)"
+        )
+    line = f"{name}: {entry.weights:,} new values in {entry.blocks:,} blocks, {how}"
+    if not entry.others:
+        return line
+    moved = f"moved by {entry.others_moved:.3g} at most" if entry.others_moved else "keep theirs"
+    return f"{line}; {entry.others:,} other weights of these blocks {moved}"
+
+
 def _print(out: Output, result: ApplyResult) -> None:
+    _notes(out, result)
+    out.result(result.to_json(), lambda: print_lines(_lines(result)), essence=str(result.output))
+
+
+def _notes(out: Output, result: ApplyResult) -> None:
     # A model that holds the patch already differs from its base by just that.
     if result.action == "apply" and result.drift.unequal and result.changed:
         out.warn("the model is not the patch's base:")
@@ -182,7 +254,6 @@ def _print(out: Output, result: ApplyResult) -> None:
         out.note(f"not copied: {', '.join(result.left_out)}")
     for sentence in result.notes:
         out.note(sentence)
-    out.result(result.to_json(), lambda: print_lines(_lines(result)), essence=str(result.output))
 
 
 def _lines(result: ApplyResult) -> list[str]:

@@ -137,16 +137,22 @@ def diff(
 
     Each is a local folder, or user/name[@revision] or hf://user/name on the Hub. The patch gives
     MODEL when it is applied to BASE; it carries matrices of attention and MLP, and other tensors
-    that differ are named.
+    that differ are named. Both may be GGUF files.
     """
     out = Output(json, quiet)
     from neuropatch.checkpoint.diff import diff_checkpoints
-    from neuropatch.hub.resolve import resolve_model
+    from neuropatch.hub.resolve import gguf_file, resolve_model
 
     from .views import patch_lines, patch_summary
 
     check_patch_output(output)
-    found = diff_checkpoints(resolve_model(base).folder, resolve_model(model).folder)
+    files = gguf_file(base), gguf_file(model)
+    if files[0] and files[1]:
+        from neuropatch.gguf.diff import diff_gguf
+
+        found = diff_gguf(files[0], files[1])
+    else:
+        found = diff_checkpoints(resolve_model(base).folder, resolve_model(model).folder)
     save_patch(found.patch, output)
     if found.not_carried:
         name, how = next(iter(found.not_carried.items()))

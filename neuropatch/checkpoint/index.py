@@ -231,8 +231,9 @@ def _check_folder(folder: Path) -> None:
 
 def _gguf(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} is a GGUF file, whose weights cannot be edited",
-        hint="edit the safetensors checkpoint it was made from, then convert the result to GGUF",
+        f"{path} is a GGUF file, not a checkpoint folder",
+        hint="name the file itself to apply a patch to it; otherwise the checkpoint from before "
+        "it was converted",
     )
 
 

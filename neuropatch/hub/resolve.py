@@ -77,7 +77,7 @@ def hub_model(name: str) -> HubName:
 
 def _instead_of(path: Path) -> str:
     if path.suffix == ".gguf":
-        return "edit the safetensors checkpoint it was made from, then convert the result to GGUF"
+        return "apply, revert and diff take GGUF files; else name the checkpoint it was made from"
     return f"name the folder it is in, {path.parent}"
 
 
@@ -205,6 +205,12 @@ def is_model_folder(name: str) -> bool:
     """Whether a name is that of a folder which holds a model rather than a patch."""
     path = local_path(name)
     return path.is_dir() and not (path / PATCH_FILE).is_file()
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name is; None if it is anything else."""
+    path = local_path(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
 
 
 def local_path(name: str) -> Path:
