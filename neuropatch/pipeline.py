@@ -32,6 +32,7 @@ from neuropatch.methods._parameters import parse_parameters
 from neuropatch.models.kind import model_kind
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 if TYPE_CHECKING:
     from neuropatch.data.tokenize import Tokenizer
@@ -117,6 +118,7 @@ class RunOptions:
         limits: Resources of the run.
         progress: Told how far it is.
         note: Told sentences for the user.
+        world: The processes that share the work, see :func:`neuropatch.distributed.joined`.
     """
 
     method: str = "spin"
@@ -127,6 +129,7 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     progress: Progress = field(default_factory=Silent)
     note: Callable[[str], None] = field(default=lambda sentence: None)
+    world: World = ALONE
 
 
 def localize(model: str, files: DataFiles, options: RunOptions | None = None) -> Localization:
@@ -196,6 +199,7 @@ class _Run:
 def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     """Check and read everything; what is cheap to refuse comes first."""
     chosen = find_method(options.method)
+    chosen.check_processes(options.world)
     parameters = parse_parameters(chosen, options.config)
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
@@ -222,7 +226,9 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     retain = {name: reader.kept(spec, name) for name, spec in files.retain.items()}
     load = {"causal": load_causal_model, "masked": load_masked_model}[given.kind]
     inputs = Inputs(
-        model=load(resolved.folder, dtype=options.dtype, device=options.device),
+        model=load(
+            resolved.folder, dtype=options.dtype, device=options.world.device(options.device)
+        ),
         datasets=datasets,
         general=general,
         pii=pii,
@@ -233,6 +239,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
         limits=options.limits,
         progress=options.progress,
         note=options.note,
+        world=options.world,
     )
     return _Run(chosen, parameters, inputs, checkpoint, resolved)
 

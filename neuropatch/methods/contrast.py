@@ -58,6 +58,7 @@ from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
 from neuropatch.models.unit_gates import unit_gates
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Contrast:
         objective: One of :data:`neuropatch.attribution.gates.OBJECTIVES`, for what is forgotten.
         batch_tokens: Most tokens of a batch.
         progress: Told how far it is.
+        world: The processes that share the samples.
     """
 
     model: nn.Module
@@ -142,6 +144,7 @@ class Contrast:
     objective: str = "nll"
     batch_tokens: int = 1024
     progress: Progress = field(default_factory=Silent)
+    world: World = ALONE
 
     def scores(self, gates: Mapping[BlockId, NDArray[np.float64]] | None = None) -> UnitValues:
         """The score of every unit.
@@ -212,6 +215,7 @@ class Contrast:
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             label=name,
+            world=self.world,
         )
 
 
@@ -271,6 +275,7 @@ def contrast_of(inputs: Inputs, config: ContrastConfig) -> Contrast:
         config.objective,
         inputs.limits.batch_tokens,
         inputs.progress,
+        inputs.world,
     )
 
 
@@ -350,4 +355,5 @@ METHOD = Method(
     takes=frozenset({"retain", "general"}),
     check=_check,
     run=localize,
+    processes="samples",
 )
