@@ -114,6 +114,7 @@ def localize(
     ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     max_length: options.MaxLength = None,
     batch_tokens: options.BatchTokens = 1024,
     memory: options.MemoryMode = "auto",
@@ -184,7 +185,16 @@ def localize(
             }
             with out.progress() as progress:
                 run = RunOptions(
-                    method, config, data, dtype, device, limits, progress, out.note, world
+                    method,
+                    config,
+                    data,
+                    dtype,
+                    device,
+                    limits,
+                    progress,
+                    out.note,
+                    world,
+                    device_map,
                 )
                 found = _find(model, files, run, output, per_category=per_category)
             if world.rank == 0:

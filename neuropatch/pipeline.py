@@ -118,7 +118,9 @@ class RunOptions:
         limits: Resources of the run.
         progress: Told how far it is.
         note: Told sentences for the user.
-        world: The processes that share the work, see :func:`neuropatch.distributed.joined`.
+        world: The processes that share the work, see :func:`neuropatch.world.launched`.
+        device_map: How the model is spread over devices, see
+            :func:`neuropatch.models.loading.load_causal_model`; None for one device.
     """
 
     method: str = "spin"
@@ -130,6 +132,7 @@ class RunOptions:
     progress: Progress = field(default_factory=Silent)
     note: Callable[[str], None] = field(default=lambda sentence: None)
     world: World = ALONE
+    device_map: str | None = None
 
 
 def localize(model: str, files: DataFiles, options: RunOptions | None = None) -> Localization:
@@ -212,11 +215,19 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
         load_masked_model,
         load_tokenizer,
         parse_device,
+        parse_device_map,
         parse_dtype,
     )
 
     parse_dtype(options.dtype)
     parse_device(options.device)
+    parse_device_map(options.device_map, options.device)
+    if options.device_map is not None and options.world.size > 1:
+        raise UsageError(
+            "--device-map gives all GPUs to one process, and there are "
+            f"{options.world.size} processes",
+            hint="leave --device-map out, or start it without torchrun or accelerate launch",
+        )
     tokenizer = load_tokenizer(resolved.folder)
     reader = DataReader(checkpoint, tokenizer, options.data, options.note)
     # Read before the model is loaded, so that bad data is refused at once.
@@ -227,7 +238,10 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     load = {"causal": load_causal_model, "masked": load_masked_model}[given.kind]
     inputs = Inputs(
         model=load(
-            resolved.folder, dtype=options.dtype, device=options.world.device(options.device)
+            resolved.folder,
+            dtype=options.dtype,
+            device=options.world.device(options.device),
+            device_map=options.device_map,
         ),
         datasets=datasets,
         general=general,

@@ -155,7 +155,7 @@ def _adding(
     def hook(key: Key) -> Any:
         def forward(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             rows = args[0].flatten(0, -2)
-            rows = (rows if counted is None else rows[counted]).double()
+            rows = (rows if counted is None else rows[counted.to(rows.device)]).double()
             count, total, squares = len(rows), rows.sum(dim=0), rows.square().sum(dim=0)
             if key in found:
                 before = found[key]

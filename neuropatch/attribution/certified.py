@@ -98,8 +98,13 @@ class Samples:
         return {number: seen[then - 1] for number, then in pairwise([*after, len(self.batches)])}
 
 
-def obstacle(dtype: torch.dtype) -> UsageError | None:
-    """Why a model in a dtype can have no certified mode here, or None."""
+def obstacle(dtype: torch.dtype, devices: int = 1) -> UsageError | None:
+    """Why a model in a dtype, on so many devices, can have no certified mode here, or None."""
+    if devices > 1:
+        return UsageError(
+            "--memory certified takes a model on one device",
+            hint="use --memory windows, or leave --device-map out",
+        )
     if dtype == torch.float64:
         return UsageError(
             "--memory certified takes models in float32, bfloat16 or float16",

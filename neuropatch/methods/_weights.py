@@ -131,11 +131,11 @@ def _rankings(inputs: Inputs, name: str, wanted: Wanted, reach: Reach) -> dict[R
 def _plan(inputs: Inputs, matrices: Sequence[MatrixId], limits: Limits, share: float) -> ScorePlan:
     parameters = list(inputs.model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters)
+    devices = {parameter.device for parameter in parameters}
     budget = limits.memory
     if budget is None:
-        device = parameters[0].device
-        if device.type == "cuda":
-            budget = torch.cuda.mem_get_info(device)[0] + weights
+        if parameters[0].device.type == "cuda":
+            budget = sum(torch.cuda.mem_get_info(device)[0] for device in devices) + weights
         else:
             budget = available_memory() // inputs.world.local_size + weights
         # All processes must take the same way.
@@ -149,7 +149,7 @@ def _plan(inputs: Inputs, matrices: Sequence[MatrixId], limits: Limits, share: f
         budget=budget,
         mode=limits.mode,
         share=share,
-        obstacle=obstacle(parameters[0].dtype),
+        obstacle=obstacle(parameters[0].dtype, len(devices)),
     )
 
 

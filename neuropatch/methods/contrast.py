@@ -56,6 +56,7 @@ from neuropatch.methods._units import (
 )
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
+from neuropatch.models.modules import resolve_parameters
 from neuropatch.models.unit_gates import unit_gates
 from neuropatch.progress import Progress, Silent
 from neuropatch.world import ALONE, World
@@ -188,12 +189,12 @@ class Contrast:
     def _gated(self, gates: Mapping[BlockId, NDArray[np.float64]] | None) -> Any:
         if gates is None:
             return nullcontext()
-        first = next(self.model.parameters())
-        wide = torch.float64 if first.dtype == torch.float64 else torch.float32
-        masks = {
-            block: torch.from_numpy(values).to(first.device, wide)
-            for block, values in gates.items()
-        }
+        downs = self.layout.matrices(("down",))
+        masks = {}
+        for slot in resolve_parameters(self.model, self.layout, downs):
+            wide = torch.float64 if slot.parameter.dtype == torch.float64 else torch.float32
+            values = torch.from_numpy(gates[slot.matrix.block])
+            masks[slot.matrix.block] = values.to(slot.parameter.device, wide)
         return unit_gates(self.model, self.layout, masks)
 
     def _magnitudes(self, kept: Kept) -> UnitValues:

@@ -139,7 +139,7 @@ def coordinates(patch):
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_find_what_one_finds(name, together, alone):
     found, _ = alone(name)
-    patch = NeuronPatch.load(together / f"{name}.safetensors")
+    patch = NeuronPatch.from_pretrained(together / f"{name}.safetensors")
     assert coordinates(patch) == coordinates(found.patch)
     for ours, theirs in zip(patch.units, found.patch.units, strict=True):
         # Activations are float32, and their sums are made in another order.
@@ -230,7 +230,7 @@ def test_a_death_ends_all_and_the_run_goes_on(folder, localizing, cli, pair, tmp
     assert not state.exists()
     single = tmp_path / "single.safetensors"
     assert cli(*localizing(folder / "model", single, "--batch-tokens", "1")).code == 0
-    assert coordinates(NeuronPatch.load(output)) == coordinates(NeuronPatch.load(single))
+    assert coordinates(NeuronPatch.from_pretrained(output)) == coordinates(NeuronPatch.load(single))
 
 
 def test_states_of_other_numbers_of_processes_are_refused(folder, localizing, cli, tmp_path):
