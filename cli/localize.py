@@ -32,6 +32,11 @@ EPILOG = options.examples(
     "--general g.csv --q 100 --max-memory 8GB --resume -o spin.safetensors",
 )
 
+_PROCESSES = {
+    "samples": "each takes its share of every data set",
+    "first": "the method reads no data, so the first one does it",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -239,14 +244,12 @@ def _find(
     from neuropatch.methods._base import find_method
 
     if options.world.size > 1:
-        alone = find_method(options.method).processes == "first"
-        options.note(
-            f"{options.world.size} processes: "
-            + ("the first one does it" if alone else "each takes its share of every data set")
-        )
-        if alone and options.world.rank > 0:
+        how = find_method(options.method).processes
+        if how in _PROCESSES:
+            options.note(f"{options.world.size} processes: {_PROCESSES[how]}")
+        if how == "first" and options.world.rank > 0:
             return {}
-        if alone:
+        if how == "first":
             options = replace(options, world=ALONE)
     if not per_category:
         return {output: pipeline.localize(model, files, options)}

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from neuropatch.data.batching import longest_first
 from neuropatch.errors import NeuropatchError, ProcessError, UsageError
@@ -39,7 +40,10 @@ SAME_ERROR_SECONDS = 3.0
 Answer = TypeVar("Answer", bound="dict[int, str] | bool")
 
 _CONSEQUENCE = "-"
-"""The last word of a process that ended because another one did, or that was interrupted."""
+"""The last word of a process that ended because another one did."""
+
+_INTERRUPTED = "it was interrupted"
+"""The last words of a process that a signal ended."""
 
 
 class _DisconnectedError(Exception):
@@ -60,13 +64,13 @@ class Processes(World):
     def __init__(self, place: Place, device: str) -> None:
         self.rank, self.size, self.local_size = place.rank, place.size, place.local_size
         self._gpu = place.local_rank if _on_gpus(place, device) else None
-        self._store, _, _ = next(dist.rendezvous("env://", self.rank, self.size, timeout=TIMEOUT))
+        self._store, _, _ = next(rendezvous("env://", self.rank, self.size, timeout=TIMEOUT))
         backend = "gloo" if self._gpu is None else "cpu:gloo,cuda:nccl"
         if self._gpu is not None:
             torch.cuda.set_device(self._gpu)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("neuropatch/exchange", self._store),
+            store=self._store,
             rank=self.rank,
             world_size=self.size,
             timeout=TIMEOUT,
@@ -144,10 +148,14 @@ class Processes(World):
         """
         if isinstance(error, Exception) and not isinstance(error, _DisconnectedError):
             return self._own(error)
-        self._say(_CONSEQUENCE)
-        # An interrupt may have come from the launcher, which ends all when one has ended.
         broken = isinstance(error, _DisconnectedError)
+        if broken:
+            self._say(_CONSEQUENCE)
         causes = _wait_for(self._ended, PATIENCE_SECONDS if broken else 0.0) or {}
+        if not broken:
+            # It may have come from the launcher, which ends all when one has ended; or to all.
+            causes = {rank: words for rank, words in causes.items() if words != _INTERRUPTED}
+            self._say(_CONSEQUENCE if causes else _INTERRUPTED)
         if causes:
             rank, words = next(iter(causes.items()))
             return ProcessError(f"rank {rank} of {self.size} ended: {words}", told=self._told())
@@ -167,14 +175,16 @@ class Processes(World):
 
     def _own(self, error: Exception) -> NeuropatchError | None:
         """An error of this process: what every process meets, the first one tells."""
-        words = str(error) or type(error).__name__
+        if not isinstance(error, NeuropatchError):
+            self._say(f"{type(error).__name__}: {error}")
+            return None
+        words = str(error)
         self._say(words)
         if self.rank == 0:
             return None
         told = _wait_for(lambda: self._last_word(0) == words, SAME_ERROR_SECONDS) is not None
-        hint = error.hint if isinstance(error, NeuropatchError) else None
-        said = error.message if isinstance(error, NeuropatchError) else words
-        return ProcessError(f"rank {self.rank} of {self.size}: {said}", hint=hint, told=told)
+        said = f"rank {self.rank} of {self.size}: {error.message}"
+        return ProcessError(said, hint=error.hint, told=told)
 
     def _ended(self) -> dict[int, str]:
         """The processes that ended by themselves, and why."""
@@ -209,7 +219,8 @@ class Processes(World):
     def _last_word(self, rank: int) -> str:
         with suppress(RuntimeError):
             if self._store.check([_key("ended", rank)]):
-                return self._store.get(_key("ended", rank)).decode()
+                words: str = self._store.get(_key("ended", rank)).decode()
+                return words
         return ""
 
 
