@@ -34,7 +34,7 @@ EPILOG = options.examples(
 
 _PROCESSES = {
     "samples": "each takes its share of every data set",
-    "first": "the method reads no data, so the first one does it",
+    "first": "the first one does it, as there is nothing to share",
 }
 
 

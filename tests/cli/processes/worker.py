@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from neuropatch import pipeline
-from neuropatch.attribution import activations, run
+from neuropatch.attribution import activations, certified, run
 from neuropatch.methods import depn
 from neuropatch.methods._base import Limits
 from neuropatch.world import launched
@@ -39,6 +39,8 @@ def noting_rows(rows):
 def main(folder):
     rows: list[object] = []
     noting_rows(rows)
+    # So few candidates that on a tiny model others have to join, and some a second look.
+    certified.FIRST_LEAST, certified.FIRST_SHARE, certified.FIRST_PER_TAKEN = 1, 0.0, 1
     seen = {}
     with launched("cpu") as world:
         for name, case in json.loads((folder / "cases.json").read_text()).items():
