@@ -13,6 +13,8 @@ import typer
 import typer.main
 
 from neuropatch._version import __version__
+from neuropatch.errors import ProcessError
+from neuropatch.world import is_first, place
 
 from . import (
     analyze,
@@ -70,11 +72,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "localize" and (where := place()) is not None:
+        raise ProcessError(
+            f"neuropatch {context.invoked_subcommand} runs on one process, and there are "
+            f"{where.size}",
+            hint="start it without torchrun or accelerate launch",
+            told=not is_first(),
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

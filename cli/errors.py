@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from neuropatch.errors import NeuropatchError
+from neuropatch.errors import NeuropatchError, ProcessError
 
 from .output import plain
 from .signals import Terminated
@@ -50,6 +50,8 @@ def report(error: BaseException) -> int:
         for line in "".join(traceback.format_exception(error)).splitlines():
             print(line[: len(line) - len(line.lstrip())] + redact(line), file=sys.stderr)
     message, hint, code = describe(error)
+    if isinstance(error, ProcessError) and error.told:
+        return code
     print(plain(redact(f"error: {message}")), file=sys.stderr)
     if hint:
         print(plain(f"  {redact(hint)}"), file=sys.stderr)

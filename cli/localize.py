@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuropatch.errors import UsageError
+from neuropatch.errors import ProcessError, UsageError
+from neuropatch.world import ALONE, is_first, launched
 
 from . import options
 from .arguments import named
@@ -29,6 +31,11 @@ EPILOG = options.examples(
     "neuropatch localize my-model --dataset a=user/data:train --dataset b=b.parquet "
     "--general g.csv --q 100 --max-memory 8GB --resume -o spin.safetensors",
 )
+
+_PROCESSES = {
+    "samples": "each takes its share of every data set",
+    "first": "the first one does it, as there is nothing to share",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -112,6 +119,7 @@ def localize(
     ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     max_length: options.MaxLength = None,
     batch_tokens: options.BatchTokens = 1024,
     memory: options.MemoryMode = "auto",
@@ -135,59 +143,79 @@ def localize(
     that the general data set does not need; the patch sets them to zero. Other methods find the
     units that carry personal data (--pii); neuropatch methods lists them.
     """
-    out = Output(json, quiet)
-    from neuropatch.attribution.memory import parse_size
-    from neuropatch.data.columns import ColumnOptions
-    from neuropatch.methods._base import Limits
-    from neuropatch.pipeline import DataFiles, DataOptions, RunOptions
-
-    from .views import patch_lines
-
-    check_patch_output(output)
+    out = Output(json, quiet or not is_first())
     state = output.with_suffix(".resume") if resume else None
-    records, mode = _records(pii, text)
-    files = DataFiles(
-        datasets=named("--dataset", dataset),
-        general=general,
-        pii=records,
-        retain=named("--retain", retain),
-    )
-    data = DataOptions(
-        samples=samples,
-        seed=seed,
-        columns=ColumnOptions(prompt=prompt_column, response=response_column, text=text_column),
-        max_length=max_length,
-        chat_template=chat_template,
-        pii_mode=mode,
-        category=category,
-    )
-    limits = Limits(
-        batch_tokens=batch_tokens,
-        memory=None if max_memory is None else parse_size(max_memory),
-        mode=memory,
-        resume=state,
-    )
-    config: dict[str, Any] = {
-        "p": p,
-        "q": q,
-        "target": target,
-        "scope": scope,
-        "max_neurons": max_neurons,
-        "budget": budget,
-        "edit": edit,
-        "strength": strength,
-        **named("--set", set_),
-    }
     try:
-        with out.progress() as progress:
-            run = RunOptions(
-                method, config, data, dtype, device, limits, progress=progress, note=out.note
+        with launched(device) as world:
+            from neuropatch.attribution.memory import parse_size
+            from neuropatch.data.columns import ColumnOptions
+            from neuropatch.methods._base import Limits
+            from neuropatch.pipeline import DataFiles, DataOptions, RunOptions
+
+            check_patch_output(output)
+            records, mode = _records(pii, text)
+            files = DataFiles(
+                datasets=named("--dataset", dataset),
+                general=general,
+                pii=records,
+                retain=named("--retain", retain),
             )
-            found = _find(model, files, run, output, per_category=per_category)
-    except KeyboardInterrupt:
+            data = DataOptions(
+                samples=samples,
+                seed=seed,
+                columns=ColumnOptions(
+                    prompt=prompt_column, response=response_column, text=text_column
+                ),
+                max_length=max_length,
+                chat_template=chat_template,
+                pii_mode=mode,
+                category=category,
+            )
+            limits = Limits(
+                batch_tokens=batch_tokens,
+                memory=None if max_memory is None else parse_size(max_memory),
+                mode=memory,
+                resume=state,
+            )
+            config: dict[str, Any] = {
+                "p": p,
+                "q": q,
+                "target": target,
+                "scope": scope,
+                "max_neurons": max_neurons,
+                "budget": budget,
+                "edit": edit,
+                "strength": strength,
+                **named("--set", set_),
+            }
+            with out.progress() as progress:
+                run = RunOptions(
+                    method,
+                    config,
+                    data,
+                    dtype,
+                    device,
+                    limits,
+                    progress,
+                    out.note,
+                    world,
+                    device_map,
+                )
+                found = _find(model, files, run, output, per_category=per_category)
+            if world.rank == 0:
+                _save(found, state, out, per_category=per_category)
+    except (KeyboardInterrupt, ProcessError):
         if state is not None and state.exists():
             out.note(f"progress is kept in {state}: the same command goes on from there")
         raise
+
+
+def _save(
+    found: dict[Path, Localization], state: Path | None, out: Output, *, per_category: bool
+) -> None:
+    """Write the patches, and say what they are."""
+    from .views import patch_lines
+
     for path, one in found.items():
         save_patch(one.patch, path)
         for sentence in one.notes:
@@ -213,7 +241,16 @@ def _find(
 ) -> dict[Path, Localization]:
     """What is found, by the file that it goes to."""
     from neuropatch import pipeline
+    from neuropatch.methods._base import find_method
 
+    if options.world.size > 1:
+        how = find_method(options.method).processes
+        if how in _PROCESSES:
+            options.note(f"{options.world.size} processes: {_PROCESSES[how]}")
+        if how == "first" and options.world.rank > 0:
+            return {}
+        if how == "first":
+            options = replace(options, world=ALONE)
     if not per_category:
         return {output: pipeline.localize(model, files, options)}
     found = pipeline.localize_categories(model, files, options)

@@ -20,6 +20,13 @@ InPlace = Annotated[
 Device = Annotated[
     str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="Spread a model that one GPU cannot hold over all of them, layer by layer.",
+        metavar="auto|balanced|sequential",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

@@ -69,5 +69,19 @@ class OutputError(NeuropatchError):
     """An output that exists already, or cannot be written."""
 
 
+class ProcessError(NeuropatchError):
+    """A run on several processes of which one has ended.
+
+    Args:
+        message: As of every error; it names the process.
+        hint: As of every error.
+        told: Whether another process tells the user.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, told: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.told = told
+
+
 class HubError(NeuropatchError):
     """A Hugging Face Hub request that failed."""

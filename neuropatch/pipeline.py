@@ -32,6 +32,7 @@ from neuropatch.methods._parameters import parse_parameters
 from neuropatch.models.kind import model_kind
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 if TYPE_CHECKING:
     from neuropatch.data.tokenize import Tokenizer
@@ -117,6 +118,9 @@ class RunOptions:
         limits: Resources of the run.
         progress: Told how far it is.
         note: Told sentences for the user.
+        world: The processes that share the work, see :func:`neuropatch.world.launched`.
+        device_map: How the model is spread over devices, see
+            :func:`neuropatch.models.loading.load_causal_model`; None for one device.
     """
 
     method: str = "spin"
@@ -127,6 +131,8 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     progress: Progress = field(default_factory=Silent)
     note: Callable[[str], None] = field(default=lambda sentence: None)
+    world: World = ALONE
+    device_map: str | None = None
 
 
 def localize(model: str, files: DataFiles, options: RunOptions | None = None) -> Localization:
@@ -196,6 +202,7 @@ class _Run:
 def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     """Check and read everything; what is cheap to refuse comes first."""
     chosen = find_method(options.method)
+    chosen.check_processes(options.world)
     parameters = parse_parameters(chosen, options.config)
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
@@ -208,11 +215,19 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
         load_masked_model,
         load_tokenizer,
         parse_device,
+        parse_device_map,
         parse_dtype,
     )
 
     parse_dtype(options.dtype)
     parse_device(options.device)
+    parse_device_map(options.device_map, options.device)
+    if options.device_map is not None and options.world.size > 1:
+        raise UsageError(
+            "--device-map gives all GPUs to one process, and there are "
+            f"{options.world.size} processes",
+            hint="leave --device-map out, or start it without torchrun or accelerate launch",
+        )
     tokenizer = load_tokenizer(resolved.folder)
     reader = DataReader(checkpoint, tokenizer, options.data, options.note)
     # Read before the model is loaded, so that bad data is refused at once.
@@ -222,7 +237,12 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     retain = {name: reader.kept(spec, name) for name, spec in files.retain.items()}
     load = {"causal": load_causal_model, "masked": load_masked_model}[given.kind]
     inputs = Inputs(
-        model=load(resolved.folder, dtype=options.dtype, device=options.device),
+        model=load(
+            resolved.folder,
+            dtype=options.dtype,
+            device=options.world.device(options.device),
+            device_map=options.device_map,
+        ),
         datasets=datasets,
         general=general,
         pii=pii,
@@ -233,6 +253,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
         limits=options.limits,
         progress=options.progress,
         note=options.note,
+        world=options.world,
     )
     return _Run(chosen, parameters, inputs, checkpoint, resolved)
 

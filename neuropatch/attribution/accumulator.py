@@ -18,6 +18,7 @@ from neuropatch.data.batching import PackedBatch
 from neuropatch.kernels import snip_accumulate_
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.modules import ParameterSlot
+from neuropatch.world import World
 
 
 class GradientAccumulator:
@@ -56,6 +57,14 @@ class GradientAccumulator:
         if seen.expert is not None:
             sums = sums[seen.expert]
         snip_accumulate_(sums, seen.grad, seen.input, seen.offsets)
+
+    def idle(self) -> None:
+        """Let a batch pass that other processes have, and this one has not."""
+
+    def reduce(self, world: World, samples: int) -> None:
+        """Make the sums those of all processes, which have seen ``samples`` samples together."""
+        world.sum_(self._sums.values())
+        self.samples = samples
 
     def factors(self, matrix: MatrixId) -> tuple[torch.Tensor, torch.Tensor, int]:
         """The sum over samples of ``|dL_b/dW|`` ``[out, in]``, ``W``, and the number of samples.

@@ -23,6 +23,7 @@ from neuropatch.models.likelihood import packed_losses
 from neuropatch.models.modules import resolve_parameters
 from neuropatch.models.packing import batches_for
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -105,6 +106,7 @@ def input_moments(
     batch_tokens: int = 1024,
     progress: Progress | None = None,
     label: str = "activations",
+    world: World = ALONE,
 ) -> dict[Key, Moments]:
     """Sums over the tokens of samples of what some modules are given, in one forward pass.
 
@@ -116,11 +118,14 @@ def input_moments(
         batch_tokens: Most tokens of a batch. It changes results by rounding only.
         progress: Told of every batch.
         label: What the progress is of.
+        world: The processes that share the samples; the progress is of this one's share.
 
     Raises:
         ModelError: If an activation is not finite.
+        UsageError: If there are fewer samples than processes.
     """
     progress = progress or Silent()
+    samples = world.share(samples)
     device = next(model.parameters()).device
     progress.start(label, len(samples))
     found: dict[Key, Moments] = {}
@@ -129,7 +134,10 @@ def input_moments(
         with torch.no_grad(), _adding(modules, counted, found):
             packed_losses(model, batch.to(device))
         progress.advance(len(batch.rows))
-    for key in modules:
+    counts = world.gathered([found[key].count for key in modules])
+    for key, of_all in zip(modules, zip(*counts, strict=True), strict=True):
+        found[key].count = int(sum(of_all))
+        world.sum_((found[key].total, found[key].squares))
         if not torch.isfinite(found[key].squares).all():
             raise ModelError(
                 f"activations of {key} are not finite",
@@ -147,7 +155,7 @@ def _adding(
     def hook(key: Key) -> Any:
         def forward(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             rows = args[0].flatten(0, -2)
-            rows = (rows if counted is None else rows[counted]).double()
+            rows = (rows if counted is None else rows[counted.to(rows.device)]).double()
             count, total, squares = len(rows), rows.sum(dim=0), rows.square().sum(dim=0)
             if key in found:
                 before = found[key]

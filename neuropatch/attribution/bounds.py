@@ -25,6 +25,7 @@ import torch
 from neuropatch.errors import ModelError
 from neuropatch.kernels import snip_column_norms
 from neuropatch.models.coordinates import MatrixId
+from neuropatch.world import World
 
 TILE = 1 << 17
 """Bounds that are looked at together: 1 MB of float64."""
@@ -83,6 +84,12 @@ class RankOneBound:
         whole = torch.tensor([0, len(grad)])
         self.rows = _joined(self.rows, snip_column_norms(grad, whole, of_grad)[0])
         self.columns = _joined(self.columns, snip_column_norms(input, whole, of_input)[0])
+
+    def of_all(self, world: World) -> RankOneBound:
+        """The bound of the tokens of all processes."""
+        if world.size == 1:
+            return self
+        return RankOneBound(_of_all(self.rows, world), _of_all(self.columns, world))
 
     def without(self, part: RankOneBound, batches: int) -> RankOneBound:
         """The bound of the tokens that are not in ``part``, a bound of the first ``batches``."""
@@ -228,6 +235,12 @@ def _token_weights(grad: torch.Tensor, input: torch.Tensor) -> tuple[torch.Tenso
 
 def _joined(norms: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
     return _rounded_up((norms.double().square() + more.double().square()).sqrt())
+
+
+def _of_all(norms: torch.Tensor, world: World) -> torch.Tensor:
+    squares = norms.double().square()
+    world.sum_([squares])
+    return _rounded_up(squares.sqrt())
 
 
 def _remaining(norms: torch.Tensor, part: torch.Tensor, batches: int) -> torch.Tensor:

@@ -15,6 +15,9 @@ A weight is either a *candidate*, with exact scores, or its score is known to st
 
 Exact scores are the bits that the whole matrix would have, so the sets are those of a run with all
 scores in memory, ties included.
+
+On several processes each sums over its own batches. Bounds of the tokens since the last look, and
+sums of candidates, are added up where weights are looked at, and all processes see the same.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from neuropatch.errors import ResourceError, UsageError
 from neuropatch.kernels import backends
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.modules import ParameterSlot
+from neuropatch.world import ALONE, World
 
 PILOT_SAMPLES = 4
 """Samples of the pilot, at the most an eighth of all."""
@@ -63,7 +67,7 @@ class Samples:
     """What a pass over a data set consists of.
 
     Attributes:
-        batches: Samples of each batch, in order.
+        batches: Samples of each batch, or of each round of batches, in order.
         slack: Rounding of scores over all of them.
     """
 
@@ -71,10 +75,11 @@ class Samples:
     slack: Rounding
 
     @classmethod
-    def of(cls, batches: Sequence[Sequence[int]]) -> Samples:
-        """From the number of tokens of each sample of each batch."""
+    def of(cls, batches: Sequence[Sequence[int]], processes: int = 1) -> Samples:
+        """From the number of tokens of each sample of each batch of all processes."""
         lengths = [length for batch in batches for length in batch]
-        return cls(tuple(map(len, batches)), Rounding.of(lengths, len(batches)))
+        # The sums of the processes are one more sum.
+        return cls(tuple(map(len, batches)), Rounding.of(lengths, len(batches) + processes - 1))
 
     @property
     def total(self) -> int:
@@ -93,8 +98,13 @@ class Samples:
         return {number: seen[then - 1] for number, then in pairwise([*after, len(self.batches)])}
 
 
-def obstacle(dtype: torch.dtype) -> UsageError | None:
-    """Why a model in a dtype can have no certified mode here, or None."""
+def obstacle(dtype: torch.dtype, devices: int = 1) -> UsageError | None:
+    """Why a model in a dtype, on so many devices, can have no certified mode here, or None."""
+    if devices > 1:
+        return UsageError(
+            "--memory certified takes a model on one device",
+            hint="use --memory windows, or leave --device-map out",
+        )
     if dtype == torch.float64:
         return UsageError(
             "--memory certified takes models in float32, bfloat16 or float16",
@@ -126,7 +136,8 @@ def first_count(taken: int, size: int, room: float) -> int:
 class _Watcher:
     """What a pass over batches has to do for each matrix; the base of two kinds of passes."""
 
-    def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot]) -> None:
+    def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot], world: World) -> None:
+        self._world = world
         self._slots = {slot.matrix: slot for slot in slots}
         self._by_layer: dict[tuple[str, int | None], list[ParameterSlot]] = {}
         for slot in slots:
@@ -145,6 +156,10 @@ class _Watcher:
         with self._tap.watching(batch, self._take):
             yield
         self.samples += len(batch.rows)
+        self.idle()
+
+    def idle(self) -> None:
+        """Count a batch, of this process or only of others."""
         self.batches += 1
         self._after_batch()
 
@@ -198,6 +213,7 @@ class CertifiedPass(_Watcher):
         selector: Says how weights are grouped, and how many of each group are wanted.
         samples: What the pass consists of.
         capacity: Most candidates at a time.
+        world: The processes that share the samples.
 
     Attributes:
         most_bytes: Most bytes of candidates, bounds, and the choice of the former so far.
@@ -210,8 +226,9 @@ class CertifiedPass(_Watcher):
         selector: TopSelector,
         samples: Samples,
         capacity: int,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(model, slots)
+        super().__init__(model, slots, world)
         self._selector = selector
         self._pass = samples
         self._capacity = capacity
@@ -224,6 +241,7 @@ class CertifiedPass(_Watcher):
         Args:
             chooser: An empty selector of the counts to start with.
         """
+        self._add_up_bounds()
         for matrix, slot in self._slots.items():
             weight = slot.weight()
             for row, tile in self.bounds[matrix].now.tiles():
@@ -245,6 +263,7 @@ class CertifiedPass(_Watcher):
         Sums grow with the samples, so the threshold in the end is about ``total / samples`` times
         that of now, and a bound at the next look ``seen_next / samples`` times that of now.
         """
+        self._add_up_bounds()
         held = sum(map(len, self.candidates.values()))
         pool = _Strongest(self._capacity - held)
         for group, limit in self._limits().items():
@@ -265,6 +284,17 @@ class CertifiedPass(_Watcher):
             self.candidates[matrix] = mine.joined(found, self._into(matrix))
         self.most_bytes = max(self.most_bytes, self.bytes)
 
+    def _add_up_bounds(self) -> None:
+        """Make the bounds since the last look those of all processes; older ones are already."""
+        for bound in self.bounds.values():
+            bound.now = bound.now.of_all(self._world)
+
+    def finish(self) -> None:
+        """Make sums and bounds those of all processes, at the end of the pass."""
+        self._add_up_bounds()
+        self._world.sum_(candidates.sums for candidates in self.candidates.values())
+        self.samples = self._pass.total
+
     def _matrices(self, group: Hashable) -> list[MatrixId]:
         return [matrix for matrix in self._slots if self._selector.group(matrix) == group]
 
@@ -273,6 +303,7 @@ class CertifiedPass(_Watcher):
         values: dict[Hashable, list[torch.Tensor]] = {}
         for matrix, candidates in self.candidates.items():
             exact = candidates.pick(candidates.cohort == 0)
+            self._world.sum_([exact.sums])
             scores = exact.scores(self._slots[matrix].weight(), 1)
             values.setdefault(self._selector.group(matrix), []).append(scores)
         limits: dict[Hashable, float] = {}
@@ -338,6 +369,7 @@ class SecondLook(_Watcher):
         slots: The matrices with undecided weights, in canonical order.
         selector: Holds the top weights among the first candidates.
         samples: What the pass consists of.
+        world: The processes that share the samples.
     """
 
     def __init__(
@@ -346,8 +378,9 @@ class SecondLook(_Watcher):
         slots: Sequence[ParameterSlot],
         selector: TopSelector,
         samples: Samples,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(model, slots)
+        super().__init__(model, slots, world)
         self._selector = selector
         self._pass = samples
         self._looks = list(samples.looks())
@@ -373,14 +406,21 @@ class SecondLook(_Watcher):
     def _after_batch(self) -> None:
         """Drop weights that now are proved to be below the threshold."""
         here = self._looks.index(self.batches) + 1 if self.batches in self._looks else None
+        if here is None and self._world.size > 1:
+            # Adding up takes time, and after these batches nothing is known that would pay it.
+            return
         for matrix, mine in self.candidates.items():
             weights = mine.weights(self._slots[matrix].weight()).double()
-            left = self._whole[matrix].without(self.bounds[matrix].now, self.batches)
+            now = self.bounds[matrix].now.of_all(self._world)
+            # A sum of parts that are rounded up is so once more.
+            left = self._whole[matrix].without(now, self.batches + self._world.size - 1)
             rest = left.at(mine.index(self._into(matrix)))
             if here is not None:
                 # All that is left of these is what they had summed after this batch.
                 rest = torch.where(mine.cohort == here, torch.minimum(rest, mine.rest), rest)
-            sums = mine.sums.double() + rest.double()
+            so_far = mine.sums.clone()
+            self._world.sum_([so_far])
+            sums = so_far.double() + rest.double()
             reach = self._pass.slack.raise_(weights, sums, self._pass.total)
             limit = self._selector.threshold(self._selector.group(matrix))
             self.candidates[matrix] = mine.pick(reach >= limit)
@@ -398,6 +438,10 @@ class SecondLook(_Watcher):
         for matrix, whole in self._whole.items():
             whole.rows = state[f"{matrix}/whole.rows"].to(whole.rows.device)
             whole.columns = state[f"{matrix}/whole.columns"].to(whole.columns.device)
+
+    def finish(self) -> None:
+        """Make sums those of all processes, at the end of the pass."""
+        self._world.sum_(candidates.sums for candidates in self.candidates.values())
 
     def select(self, empty: TopSelector) -> TopSelector:
         """The top weights of all: those of the selector and those that were undecided.

@@ -17,10 +17,10 @@ from neuropatch.attribution.certified import (
     first_count,
 )
 from neuropatch.attribution.memory import format_size
-from neuropatch.attribution.run import TopWeightsRun
+from neuropatch.attribution.run import Round, TopWeightsRun
 from neuropatch.attribution.selection import TopSelector, amount_of
 from neuropatch.attribution.state import Position
-from neuropatch.data.batching import PackedBatch, longest_first
+from neuropatch.data.batching import longest_first
 from neuropatch.data.tokenize import Sample
 from neuropatch.models.modules import ParameterSlot, resolve_parameters
 
@@ -66,9 +66,9 @@ class CertifiedRun(TopWeightsRun):
     def _score_dataset(self, start: Position, saved: dict[str, torch.Tensor]) -> None:
         name = self._name(start)
         slots = resolve_parameters(self._model, self._layout, self._matrices)
-        todo = self._batches(self._wanted[name].samples)
-        lengths = [batch.lengths.tolist() for batch in todo]
-        samples = Samples.of(lengths)
+        todo = self._rounds(self._wanted[name].samples)
+        lengths = [one.lengths for one in todo]
+        samples = Samples.of(lengths, self._world.size)
         cost = Cost(sum(map(sum, lengths)))
         if start == Position(start.dataset):
             self.costs[name] = cost
@@ -79,15 +79,16 @@ class CertifiedRun(TopWeightsRun):
             if not undecided:
                 return
             slots = [slot for slot in slots if slot.matrix in undecided]
-            second = SecondLook(self._model, slots, self.selectors[name], samples)
+            second = SecondLook(self._model, slots, self.selectors[name], samples, self._world)
             second.start(undecided, first.bounds)
             del first, undecided
             start = Position(start.dataset, _SECOND)
         else:
             slots = [slot for slot in slots if f"{slot.matrix}/sums" in saved]
-            second = SecondLook(self._model, slots, self.selectors[name], samples)
+            second = SecondLook(self._model, slots, self.selectors[name], samples, self._world)
             second.load(saved, start.samples, start.batches)
         self._pass(second, todo, slots, start, f"{name}, second look", done=lambda: second.done)
+        second.finish()
         cost.run += sum(map(sum, lengths[: second.batches]))
         self.selectors[name] = second.select(self._selector(name))
 
@@ -96,21 +97,23 @@ class CertifiedRun(TopWeightsRun):
         start: Position,
         saved: dict[str, torch.Tensor],
         slots: Sequence[ParameterSlot],
-        todo: Sequence[PackedBatch],
+        todo: Sequence[Round],
         samples: Samples,
         cost: Cost,
     ) -> CertifiedPass:
         name = self._name(start)
         selector = self.selectors[name]
-        first = CertifiedPass(self._model, slots, selector, samples, self._plan.candidates)
+        capacity = self._plan.candidates
+        first = CertifiedPass(self._model, slots, selector, samples, capacity, self._world)
         if saved:
             first.load(saved, start.samples, start.batches)
         else:
-            pilot = self._batches(_spread(self._wanted[name].samples))
+            pilot = self._rounds(_spread(self._wanted[name].samples))
             self._pass(first, pilot, slots, start, f"{name}, pilot", pilot=True)
             first.start(self._chooser(name))
-            cost.run += sum(int(batch.lengths.sum()) for batch in pilot)
+            cost.run += sum(sum(one.lengths) for one in pilot)
         self._pass(first, todo, slots, start, name)
+        first.finish()
         first.select()
         cost.run += cost.tokens
         cost.bytes = first.most_bytes

@@ -36,6 +36,7 @@ from neuropatch.models.likelihood import TokenLoss
 from neuropatch.models.packing import batches_for
 from neuropatch.models.token_nll import token_nll, token_odds
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 UnitValues = dict[BlockId, NDArray[np.float64]]
 """``[units]`` of each block, in canonical order."""
@@ -117,6 +118,7 @@ def gate_gradients(
     batch_tokens: int = 1024,
     progress: Progress | None = None,
     label: str = "gates",
+    world: World = ALONE,
 ) -> UnitValues:
     """Gradients of losses with respect to gates on all units, reduced over samples.
 
@@ -129,13 +131,14 @@ def gate_gradients(
         batch_tokens: Most tokens of a batch. It changes results by rounding only.
         progress: Told of every batch.
         label: What the progress is of.
+        world: The processes that share the samples; the progress is of this one's share.
 
     Returns:
         ``[units]`` of each block, float64.
 
     Raises:
         ModelError: If a loss is not finite, or units cannot be watched.
-        UsageError: If the reduction is unknown.
+        UsageError: If the reduction is unknown, or there are fewer samples than processes.
     """
     if reduce not in REDUCTIONS:
         raise UsageError(f"unknown reduction '{reduce}'", hint=f"choose {', '.join(REDUCTIONS)}")
@@ -143,7 +146,7 @@ def gate_gradients(
     for part in sample_gate_gradients(
         model,
         layout,
-        samples,
+        world.share(samples),
         objective=objective,
         batch_tokens=batch_tokens,
         progress=progress,
@@ -152,6 +155,7 @@ def gate_gradients(
         for block, values in part.values.items():
             total = _of(reduce, values).sum(dim=0)
             totals[block] = totals[block] + total if block in totals else total
+    world.sum_(totals.values())
     return {block: (total / len(samples)).cpu().numpy() for block, total in totals.items()}
 
 
@@ -201,6 +205,9 @@ class _GateRecorder:
             hidden.register_hook(backward)
 
         return forward
+
+    def idle(self) -> None:
+        pass
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
@@ -27,6 +28,7 @@ from neuropatch.models.modules import ParameterSlot, resolve_parameters
 from neuropatch.models.packing import batches_for
 from neuropatch.models.token_nll import token_nll
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -44,11 +46,27 @@ class Recorder(Protocol):
 
     samples: int
 
+    def idle(self) -> None:
+        """Let a round pass in which only other processes have a batch."""
+
     def recording(self, batch: PackedBatch) -> AbstractContextManager[None]:
         """Take in the forward and backward pass of one batch inside the block."""
 
     def state(self) -> dict[str, torch.Tensor]:
         """What to save."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A batch of each process.
+
+    Attributes:
+        batch: That of this process; None if it has no more.
+        lengths: Number of tokens of each sample of all processes.
+    """
+
+    batch: PackedBatch | None
+    lengths: tuple[int, ...]
 
 
 class TopWeightsRun:
@@ -63,6 +81,8 @@ class TopWeightsRun:
         batch_tokens: Most tokens of a batch.
         state: Where to save the run's state, or None.
         progress: Told of every batch.
+        world: The processes that share the samples. They keep step batch by batch, so that all can
+            save a state at one point, and none works on long after another one has ended.
     """
 
     def __init__(
@@ -76,8 +96,10 @@ class TopWeightsRun:
         batch_tokens: int,
         state: RunState | None = None,
         progress: Progress | None = None,
+        world: World = ALONE,
     ) -> None:
         self._model = model
+        self._world = world
         self._layout = layout
         self._wanted = wanted
         self._scope = scope
@@ -115,8 +137,16 @@ class TopWeightsRun:
     def _name(self, position: Position) -> str:
         return list(self._wanted)[position.dataset]
 
-    def _batches(self, samples: Sequence[Sample]) -> list[PackedBatch]:
-        return list(batches_for(self._model, samples, batch_tokens=self._batch_tokens))
+    def _rounds(self, samples: Sequence[Sample]) -> list[Round]:
+        shares = [
+            batches_for(self._model, share, batch_tokens=self._batch_tokens)
+            for share in self._world.shares(samples)
+        ]
+        rounds = []
+        for batches in zip_longest(*shares):
+            lengths = [n for batch in batches if batch for n in batch.lengths.tolist()]
+            rounds.append(Round(batches[self._world.rank], tuple(lengths)))
+        return rounds
 
     def _score_dataset(self, start: Position, saved: dict[str, torch.Tensor]) -> None:
         """Fill one data set's selector, from a position on."""
@@ -135,14 +165,16 @@ class TopWeightsRun:
         label = name
         if len(self._plan.windows) > 1:
             label += f", layers {position.window + 1}/{len(self._plan.windows)}"
-        self._pass(accumulator, self._batches(self._wanted[name].samples), slots, position, label)
+        samples = self._wanted[name].samples
+        self._pass(accumulator, self._rounds(samples), slots, position, label)
+        accumulator.reduce(self._world, len(samples))
         for matrix in matrices:
             self.selectors[name].add(matrix, *accumulator.factors(matrix))
 
     def _pass(
         self,
         recorder: Recorder,
-        todo: Sequence[PackedBatch],
+        todo: Sequence[Round],
         slots: Sequence[ParameterSlot],
         position: Position,
         label: str,
@@ -154,19 +186,24 @@ class TopWeightsRun:
 
         What is saved of a pilot is where it began.
         """
-        self._progress.start(label, sum(len(batch.rows) for batch in todo))
+        self._progress.start(label, sum(len(one.lengths) for one in todo))
         self._progress.advance(position.samples)
-        for number, batch in enumerate(todo[position.batches :], start=position.batches + 1):
+        seen = position.samples
+        for number, one in enumerate(todo[position.batches :], start=position.batches + 1):
             if done():
                 break
             with whole() as interrupted:
-                score_batch(self._model, recorder, batch.to(slots[0].parameter.device))
+                if one.batch is None:
+                    recorder.idle()
+                else:
+                    score_batch(self._model, recorder, one.batch.to(slots[0].parameter.device))
+                seen += len(one.lengths)
                 if resident_memory() > self._plan.total:
                     release_free_memory()
-                self._progress.advance(len(batch.rows))
+                self._progress.advance(len(one.lengths))
                 late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
-                if self._state is not None and (late or interrupted()):
-                    now = replace(position, batches=number, samples=recorder.samples)
+                if self._world.any(late or interrupted()) and self._state is not None:
+                    now = replace(position, batches=number, samples=seen)
                     if pilot:
                         self._state.save(position, self.selectors, {})
                     else:

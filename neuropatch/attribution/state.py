@@ -23,6 +23,7 @@ from neuropatch.errors import OutputError
 from neuropatch.storage.dtypes import Array
 from neuropatch.storage.files import atomic_write
 from neuropatch.storage.safetensors_file import read_array, read_header, serialize_parts
+from neuropatch.world import ALONE, World
 
 STATE_FILE = "state.safetensors"
 """Name of the file in a run's folder."""
@@ -66,17 +67,29 @@ class StateFile:
         Raises:
             OutputError: If the state belongs to another run.
         """
-        if not self._file.exists():
+        position = self.position()
+        if position is None:
             return None
         header = read_header(self._file)
-        document = json.loads(header.metadata.get(_KEY, "{}"))
+        arrays = {name: read_array(self._file, info) for name, info in header.tensors.items()}
+        return position, arrays
+
+    def position(self) -> dict[str, Any] | None:
+        """The fields of the position; None if there is no state.
+
+        Raises:
+            OutputError: If the state belongs to another run.
+        """
+        if not self._file.exists():
+            return None
+        document = json.loads(read_header(self._file).metadata.get(_KEY, "{}"))
         if document.get("fingerprint") != self._fingerprint:
             raise OutputError(
                 f"{self._folder} holds the state of a run with another model, data or options",
                 hint="repeat that run's command, or delete the folder",
             )
-        arrays = {name: read_array(self._file, info) for name, info in header.tensors.items()}
-        return document["position"], arrays
+        position: dict[str, Any] = document["position"]
+        return position
 
     def write(self, position: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         """Write the state, replacing the one before only when it is complete."""
@@ -89,13 +102,25 @@ class StateFile:
 class RunState:
     """The saved state of one scoring run.
 
+    Several processes save at one point of the run, each its own sums. As they do not end at once,
+    each keeps the state before as well, until all have the new one: so there is always a state
+    that all have.
+
     Args:
         folder: Where it is kept; made when it is first saved.
         fingerprint: What the run is; a state with another one is refused.
+        world: The processes of the run.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self._state = StateFile(folder, fingerprint)
+    def __init__(self, folder: Path, fingerprint: str, world: World = ALONE) -> None:
+        self._folder = folder
+        self._world = world
+        if world.size == 1:
+            self._slots = [StateFile(folder, fingerprint)]
+        else:
+            own = folder / f"rank-{world.rank}-of-{world.size}"
+            self._slots = [StateFile(own / slot, fingerprint) for slot in ("a", "b")]
+        self._next = 0
 
     def load(self, selectors: Mapping[str, TopSelector]) -> tuple[Position, dict[str, Array]]:
         """Where the run was cut off, and its sums; fills the selectors. The start if no state.
@@ -103,7 +128,9 @@ class RunState:
         Raises:
             OutputError: If the state belongs to another run.
         """
-        found = self._state.read()
+        self._check_processes()
+        chosen = self._newest()
+        found = None if chosen is None else self._slots[chosen].read()
         if found is None:
             return Position(), {}
         position, arrays = found
@@ -130,7 +157,45 @@ class RunState:
         for name, selector in selectors.items():
             for column, array in selector.state().items():
                 tensors[f"selected.{name}.{column}"] = _unsigned(array)
-        self._state.write(asdict(position), tensors)
+        self._slots[self._next].write(asdict(position), tensors)
+        # No process may write over the state before until all have this one.
+        self._world.any(False)
+        self._next = (self._next + 1) % len(self._slots)
+
+    def _newest(self) -> int | None:
+        """The slot with the newest state that all processes have; None if there is none."""
+        mine: dict[tuple[float, ...], int] = {}
+        for number, slot in enumerate(self._slots):
+            fields = slot.position()
+            if fields is not None:
+                position = Position(**fields)
+                mine[position.dataset, position.window, position.batches] = number
+        common: set[tuple[float, ...]] | None = None
+        for numbers in self._world.gathered([n for position in mine for n in position]):
+            theirs = set(zip(*(numbers[i::3] for i in range(3)), strict=True))
+            common = theirs if common is None else common & theirs
+        if not common:
+            return None
+        newest = mine[max(common)]
+        self._next = (newest + 1) % len(self._slots)
+        return newest
+
+    def _check_processes(self) -> None:
+        """Refuse a state of another number of processes, whose shares were others.
+
+        Raises:
+            OutputError: If there is one.
+        """
+        sizes = {int(path.name.rpartition("-")[2]) for path in self._folder.glob("rank-*-of-*")}
+        if (self._folder / STATE_FILE).exists():
+            sizes.add(1)
+        for size in sorted(sizes - {self._world.size}):
+            processes = "one process" if size == 1 else f"{size} processes"
+            raise OutputError(
+                f"{self._folder} holds the state of a run on {processes}, and there "
+                f"{'is one' if self._world.size == 1 else f'are {self._world.size}'} now",
+                hint="start it as that run was started, or delete the folder",
+            )
 
 
 def to_sums(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:

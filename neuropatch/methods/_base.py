@@ -15,6 +15,7 @@ from neuropatch.errors import UsageError
 from neuropatch.patch.metadata import BaseModel
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,11 @@ DATA: Mapping[str, str] = {
     "retain": "--retain NAME=FILE",
 }
 """Kinds of data that methods use, and the options that give them."""
+
+
+SHARING = ("samples", "first", "one")
+"""What methods do with several processes: each takes its share of the samples; there is so little
+to do that the first one does it; or they are refused."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Inputs:
         progress: Told how far the run is.
         note: Told sentences for the user, such as the plan before the run.
         memory: Keeps scores for other runs on the same inputs, or None.
+        world: The processes that share the work; each has the whole model and all samples.
     """
 
     model: nn.Module
@@ -109,6 +116,7 @@ class Inputs:
     progress: Progress = field(default_factory=Silent)
     note: Callable[[str], None] = field(default=lambda sentence: None)
     memory: ScoreMemory | None = None
+    world: World = ALONE
 
     def remember(self, key: Hashable, compute: Callable[[], Found]) -> Found:
         """What ``compute`` gives, from the memory if it is there; not to be changed.
@@ -169,6 +177,7 @@ class Method:
             and an instance of ``config``.
         run: Finds the patch: inputs and an instance of ``config`` to a localization.
         kinds: Language models that it is for: ``causal``, ``masked``.
+        processes: How it runs on several processes: one of :data:`SHARING`.
     """
 
     name: str
@@ -181,6 +190,7 @@ class Method:
     check: Callable[[Layout, Given, Any], object]
     run: Callable[[Inputs, Any], Localization]
     kinds: tuple[str, ...] = ("causal",)
+    processes: str = "one"
 
     def check_given(self, given: Given) -> None:
         """Refuse data that is missing, and data that would have no effect.
@@ -202,6 +212,18 @@ class Method:
                 f"{self.name} is for {' and '.join(self.kinds)} language models, "
                 f"and this one is {given.kind}",
                 hint="choose another method",
+            )
+
+    def check_processes(self, world: World) -> None:
+        """Refuse to do the same on several processes.
+
+        Raises:
+            UsageError: If the method runs on one process, and there are more.
+        """
+        if world.size > 1 and self.processes == "one":
+            raise UsageError(
+                f"method {self.name} runs on one process, and there are {world.size}",
+                hint="start it without torchrun or accelerate launch",
             )
 
 

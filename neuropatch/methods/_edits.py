@@ -226,6 +226,7 @@ def _moments(
         batch_tokens=inputs.limits.batch_tokens,
         progress=inputs.progress,
         label=label,
+        world=inputs.world,
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from neuropatch.attribution.certified import obstacle
 from neuropatch.attribution.certified_run import CertifiedRun
@@ -95,7 +94,7 @@ def top_snip_weights(
         }
     sizes = [size for _, size in weight_groups(inputs.layout, matrices, scope)]
     share = max(amount_of(one.amount, size) / size for size in sizes for one in wanted.values())
-    plan = _plan(inputs.model, inputs.layout, matrices, inputs.limits, share)
+    plan = _plan(inputs, matrices, inputs.limits, share)
     inputs.note(f"plan: {plan.sentence()}")
     run = (CertifiedRun if plan.candidates else TopWeightsRun)(
         inputs.model,
@@ -106,6 +105,7 @@ def top_snip_weights(
         batch_tokens=inputs.limits.batch_tokens,
         state=_state(inputs, metadata, plan),
         progress=inputs.progress,
+        world=inputs.world,
     )
     sets = run.run()
     if isinstance(run, CertifiedRun):
@@ -121,27 +121,27 @@ def _rankings(inputs: Inputs, name: str, wanted: Wanted, reach: Reach) -> dict[R
         matrices = ranked_matrices(inputs.layout, reach)
         # Of a ranking all scores down to the last are wanted, for which bounds are of no use.
         mode = "windows" if inputs.limits.mode == "certified" else inputs.limits.mode
-        plan = _plan(inputs.model, inputs.layout, matrices, replace(inputs.limits, mode=mode), 1.0)
+        plan = _plan(inputs, matrices, replace(inputs.limits, mode=mode), 1.0)
         inputs.note(f"plan: {plan.sentence()}")
         return rank_weights(inputs, name, wanted.samples, reach, plan)
 
     return inputs.remember(("weights", name), compute)
 
 
-def _plan(
-    model: nn.Module, layout: Layout, matrices: Sequence[MatrixId], limits: Limits, share: float
-) -> ScorePlan:
-    parameters = list(model.parameters())
+def _plan(inputs: Inputs, matrices: Sequence[MatrixId], limits: Limits, share: float) -> ScorePlan:
+    parameters = list(inputs.model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters)
+    devices = {parameter.device for parameter in parameters}
     budget = limits.memory
     if budget is None:
-        device = parameters[0].device
-        if device.type == "cuda":
-            budget = torch.cuda.mem_get_info(device)[0] + weights
+        if parameters[0].device.type == "cuda":
+            budget = sum(torch.cuda.mem_get_info(device)[0] for device in devices) + weights
         else:
-            budget = available_memory() + weights
+            budget = available_memory() // inputs.world.local_size + weights
+        # All processes must take the same way.
+        budget = inputs.world.least(budget)
     return plan_scores(
-        layout,
+        inputs.layout,
         matrices,
         weights=weights,
         batch_tokens=limits.batch_tokens,
@@ -149,7 +149,7 @@ def _plan(
         budget=budget,
         mode=limits.mode,
         share=share,
-        obstacle=obstacle(parameters[0].dtype),
+        obstacle=obstacle(parameters[0].dtype, len(devices)),
     )
 
 
@@ -162,4 +162,4 @@ def _state(inputs: Inputs, metadata: PatchMetadata, plan: ScorePlan) -> RunState
         "windows": [len(window) for window in plan.windows],
         "weights": fingerprint_of_weights(inputs.model),
     }
-    return RunState(inputs.limits.resume, fingerprint_of(run))
+    return RunState(inputs.limits.resume, fingerprint_of(run), inputs.world)

@@ -56,8 +56,10 @@ from neuropatch.methods._units import (
 )
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
+from neuropatch.models.modules import resolve_parameters
 from neuropatch.models.unit_gates import unit_gates
 from neuropatch.progress import Progress, Silent
+from neuropatch.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Contrast:
         objective: One of :data:`neuropatch.attribution.gates.OBJECTIVES`, for what is forgotten.
         batch_tokens: Most tokens of a batch.
         progress: Told how far it is.
+        world: The processes that share the samples.
     """
 
     model: nn.Module
@@ -142,6 +145,7 @@ class Contrast:
     objective: str = "nll"
     batch_tokens: int = 1024
     progress: Progress = field(default_factory=Silent)
+    world: World = ALONE
 
     def scores(self, gates: Mapping[BlockId, NDArray[np.float64]] | None = None) -> UnitValues:
         """The score of every unit.
@@ -185,12 +189,12 @@ class Contrast:
     def _gated(self, gates: Mapping[BlockId, NDArray[np.float64]] | None) -> Any:
         if gates is None:
             return nullcontext()
-        first = next(self.model.parameters())
-        wide = torch.float64 if first.dtype == torch.float64 else torch.float32
-        masks = {
-            block: torch.from_numpy(values).to(first.device, wide)
-            for block, values in gates.items()
-        }
+        downs = self.layout.matrices(("down",))
+        masks = {}
+        for slot in resolve_parameters(self.model, self.layout, downs):
+            wide = torch.float64 if slot.parameter.dtype == torch.float64 else torch.float32
+            values = torch.from_numpy(gates[slot.matrix.block])
+            masks[slot.matrix.block] = values.to(slot.parameter.device, wide)
         return unit_gates(self.model, self.layout, masks)
 
     def _magnitudes(self, kept: Kept) -> UnitValues:
@@ -212,6 +216,7 @@ class Contrast:
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             label=name,
+            world=self.world,
         )
 
 
@@ -271,6 +276,7 @@ def contrast_of(inputs: Inputs, config: ContrastConfig) -> Contrast:
         config.objective,
         inputs.limits.batch_tokens,
         inputs.progress,
+        inputs.world,
     )
 
 
@@ -350,4 +356,5 @@ METHOD = Method(
     takes=frozenset({"retain", "general"}),
     check=_check,
     run=localize,
+    processes="samples",
 )

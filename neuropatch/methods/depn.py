@@ -15,11 +15,12 @@ private tokens of a text are masked at once, and each is predicted in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuropatch.attribution.integrated import (
@@ -36,6 +37,7 @@ from neuropatch.methods._units import UnitConfig, UnitSets, check_units, select_
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.kind import model_kind
 from neuropatch.models.layout import Layout
+from neuropatch.world import World
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ class Aggregator:
                 self.totals[block] = np.zeros(len(values))
             self.counts[block] += kept
             self.totals[block] += values
+
+    def reduce(self, world: World) -> None:
+        """Take in the texts of all processes."""
+        if world.size == 1:
+            return
+        for sums in (*self.counts.values(), *self.totals.values()):
+            world.sum_([torch.from_numpy(sums)])
+        self.kept = [int(n) for some in world.gathered(self.kept) for n in some]
+        self.probabilities = [p for some in world.gathered(self.probabilities) for p in some]
+        self.texts = len(self.kept)
 
     def shared(self, share: float) -> UnitSets:
         """Units that at least a share of the texts keep."""
@@ -177,18 +189,19 @@ def _aggregate(inputs: Inputs, config: DepnConfig) -> Aggregator:
         aggregator.add({block: mean.cpu().numpy() for block, mean in means.items()})
         aggregator.probabilities += found.probabilities.tolist()
         inputs.progress.advance()
+    aggregator.reduce(inputs.world)
     return aggregator
 
 
 def _questions(inputs: Inputs, kind: str) -> list[Question]:
     assert inputs.pii is not None  # what the method needs
-    samples = [sample.secret() for sample in inputs.pii.samples]
+    samples = inputs.world.share([sample.secret() for sample in inputs.pii.samples])
     if kind == "causal":
         return [causal_question(sample) for sample in samples]
     return _masked_questions(inputs, samples)
 
 
-def _masked_questions(inputs: Inputs, samples: list[MaskedSample]) -> list[Question]:
+def _masked_questions(inputs: Inputs, samples: Sequence[MaskedSample]) -> list[Question]:
     tokenizer: Any = inputs.tokenizer
     mask = tokenizer.mask_token_id
     if mask is None:
@@ -240,4 +253,5 @@ METHOD = Method(
     check=_check,
     run=localize,
     kinds=("causal", "masked"),
+    processes="samples",
 )

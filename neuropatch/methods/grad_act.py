@@ -64,6 +64,7 @@ def localize(inputs: Inputs, config: GradActConfig) -> Localization:
             batch_tokens=inputs.limits.batch_tokens,
             progress=inputs.progress,
             label=name,
+            world=inputs.world,
         )
         return {
             block: np.abs(values) if config.absolute else -values for block, values in found.items()
@@ -92,4 +93,5 @@ METHOD = Method(
     takes=frozenset({"general"}),
     check=_check,
     run=localize,
+    processes="samples",
 )

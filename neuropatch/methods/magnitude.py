@@ -65,4 +65,5 @@ METHOD = Method(
     check=check_scored,
     run=localize,
     kinds=("causal", "masked"),
+    processes="first",
 )

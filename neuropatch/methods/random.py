@@ -61,4 +61,5 @@ METHOD = Method(
     check=check_scored,
     run=localize,
     kinds=("causal", "masked"),
+    processes="first",
 )

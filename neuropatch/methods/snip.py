@@ -47,6 +47,7 @@ def localize(inputs: Inputs, config: DataScoreConfig) -> Localization:
                 batch_tokens=inputs.limits.batch_tokens,
                 progress=inputs.progress,
                 label=name,
+                world=inputs.world,
             ),
             key=METHOD.name,
             p=config.p,
@@ -73,4 +74,5 @@ METHOD = Method(
     takes=frozenset({"general"}),
     check=check_scored,
     run=localize,
+    processes="samples",
 )

@@ -186,4 +186,5 @@ METHOD = Method(
     takes=frozenset(),
     check=_check,
     run=localize,
+    processes="samples",
 )

@@ -132,6 +132,7 @@ def _moments(
         batch_tokens=inputs.limits.batch_tokens,
         progress=inputs.progress,
         label=name,
+        world=inputs.world,
     )
 
 
@@ -145,4 +146,5 @@ METHOD = Method(
     takes=frozenset({"general"}),
     check=check_scored,
     run=localize,
+    processes="samples",
 )

@@ -31,7 +31,8 @@ def logits_only_at(model: nn.Module, wanted: torch.Tensor) -> Iterator[None]:
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
 
     def pick(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0][wanted].unsqueeze(0), *args[1:])
+        # The last layer of a model that is spread over devices may be on another one.
+        return (args[0][wanted.to(args[0].device)].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from neuropatch.errors import ModelError, UsageError
+
+DEVICE_MAPS = ("auto", "balanced", "sequential")
+"""How accelerate spreads a model over all GPUs."""
+
+DeviceMap = str | dict[str, str]
+"""One of :data:`DEVICE_MAPS`, or the device of each module by its name."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,19 +86,46 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:
+def parse_device_map(device_map: DeviceMap | None, device: str) -> None:
+    """Refuse a spread of a model over devices that cannot be had.
+
+    Raises:
+        UsageError: If it is unknown, contradicts ``--device``, or accelerate is missing.
+    """
+    if device_map is None:
+        return
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise UsageError(
+            f"unknown --device-map '{device_map}'", hint=f"choose {', '.join(DEVICE_MAPS)}"
+        )
+    if device != "auto":
+        raise UsageError(
+            "--device-map and --device both say where the model goes", hint="give one of them"
+        )
+    if find_spec("accelerate") is None:
+        raise UsageError("--device-map needs accelerate", hint="pip install accelerate")
+
+
+def load_causal_model(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+) -> Any:
     """A causal language model in evaluation mode.
 
     Args:
         folder: A folder with config.json and safetensors weights.
         dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
         device: ``auto``, or a torch device.
+        device_map: How the model is spread over devices; None for one device.
 
     Raises:
-        ModelError: If the model does not load whole.
-        UsageError: If dtype or device are unknown.
+        ModelError: If the model does not load whole, or does not fit the devices.
+        UsageError: If dtype, device or device map are unknown.
     """
-    model, missing = _load(_causal_loader(folder), folder, dtype, device)
+    model, missing = _load(_causal_loader(folder), folder, dtype, device, device_map)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
@@ -100,21 +134,28 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
     return model
 
 
-def load_masked_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:
+def load_masked_model(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+) -> Any:
     """A masked language model in evaluation mode.
 
     Args:
         folder: A folder with config.json and safetensors weights.
         dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
         device: ``auto``, or a torch device.
+        device_map: How the model is spread over devices; None for one device.
 
     Raises:
-        ModelError: If the model does not load whole.
-        UsageError: If dtype or device are unknown.
+        ModelError: If the model does not load whole, or does not fit the devices.
+        UsageError: If dtype, device or device map are unknown.
     """
     from transformers import AutoModelForMaskedLM
 
-    model, missing = _load(AutoModelForMaskedLM, folder, dtype, device)
+    model, missing = _load(AutoModelForMaskedLM, folder, dtype, device, device_map)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
@@ -192,9 +233,15 @@ def load_sequence_classifier(
 
 
 def _load(
-    loader: Any, folder: Path, dtype: str, device: str, **options: Any
+    loader: Any,
+    folder: Path,
+    dtype: str,
+    device: str,
+    device_map: DeviceMap | None = None,
+    **options: Any,
 ) -> tuple[Any, list[str]]:
     """A model in evaluation mode, and the names of weights that its folder lacks."""
+    parse_device_map(device_map, device)
     where = parse_device(device)
     with _loading(f"{folder}: the model"):
         model, report = loader.from_pretrained(
@@ -207,6 +254,7 @@ def _load(
             output_loading_info=True,
             # False, not left out: transformers would ask on the terminal.
             trust_remote_code=False,
+            device_map=device_map,
             **options,
         )
     # Such weights are filled with random numbers, which would decide every result.
@@ -218,7 +266,26 @@ def _load(
             f"as '{name}': {list(stored)}, and not {list(wanted)}",
             hint="use the config.json that belongs to these weights",
         )
-    return model.to(where).eval(), sorted(report["missing_keys"])
+    if device_map is None:
+        model.to(where)
+    else:
+        _check_spread(folder, model)
+    return model.eval(), sorted(report["missing_keys"])
+
+
+def _check_spread(folder: Path, model: Any) -> None:
+    """Refuse a model of which accelerate keeps weights elsewhere and lends them to a device.
+
+    Raises:
+        ModelError: If it does: such weights have no place for scores beside them.
+    """
+    away = [name for name, p in model.named_parameters() if p.device.type == "meta"]
+    if away:
+        raise ModelError(
+            f"{folder} does not fit the devices: {len(away)} weights are on disk or in main "
+            f"memory, such as '{away[0]}'",
+            hint="use a smaller --dtype or more GPUs, or run it with --device cpu",
+        )
 
 
 @contextmanager

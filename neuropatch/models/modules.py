@@ -112,6 +112,12 @@ def _resolve(
         raise ModelError(
             f"parameter '{name}' is not in memory", hint="load the model without offloading"
         )
+    # What DTensor has; its class is not imported for the models of a single process.
+    if hasattr(parameter, "placements"):
+        raise ModelError(
+            f"parameter '{name}' is split among processes (tensor parallelism)",
+            hint="load the model whole, or over the GPUs of one process with device_map='auto'",
+        )
     return ParameterSlot(matrix, name, parameter, slot)
 
 

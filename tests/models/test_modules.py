@@ -40,6 +40,13 @@ def test_a_parameter_that_is_not_loaded_is_named(make_model):
         _resolve(model)
 
 
+def test_a_parameter_of_tensor_parallelism_is_refused(make_model, down):
+    model = make_model("llama")
+    model.model.layers[0].mlp.down_proj.weight.placements = ()
+    with pytest.raises(ModelError, match=r"down_proj.weight' is split among processes"):
+        resolve_parameters(model, model_layout(model), [down(0)])
+
+
 def test_a_missing_layer_is_named(make_model):
     model = make_model("llama")
     layout = model_layout(model)
