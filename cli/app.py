@@ -27,6 +27,7 @@ from . import (
     localize,
     methods,
     patches,
+    plan,
     push,
     report,
     tune,
@@ -46,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 localize.register(app)
+plan.register(app)
 methods.register(app)
 apply.register(app)
 patches.register(app)

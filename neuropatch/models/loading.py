@@ -100,6 +100,23 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
     return model
 
 
+def outline_causal_model(folder: Path) -> Any:
+    """A causal language model on torch's ``meta`` device: names and shapes, and no weights.
+
+    Args:
+        folder: A folder with config.json.
+
+    Raises:
+        ModelError: If transformers has no such model.
+    """
+    loader = _causal_loader(folder)
+    from transformers import AutoConfig
+
+    with _loading(f"{folder}: the model"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return loader.from_config(config, trust_remote_code=False)
+
+
 def load_masked_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:
     """A masked language model in evaluation mode.
 
