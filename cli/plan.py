@@ -159,13 +159,21 @@ def _row(way: Way, plan: RunPlan) -> tuple[str, ...]:
 
 
 def _rate(plan: RunPlan) -> str:
-    rate = f"{plan.rates.flops / 1e9:.3g} GFLOP/s"
+    products = f"an estimate: products at {_per_second(plan.rates.flops, 'FLOP')}"
     if plan.rates.bytes is None:
-        return f"an estimate: products at {rate}, as given, and nothing else"
+        return f"{products}, as given, and no time for anything else"
     return (
-        f"an estimate: products at {rate}, everything else at {plan.rates.bytes / 1e9:.3g} GB/s, "
-        "as measured here just now"
+        f"{products}, everything else at {_per_second(plan.rates.bytes, 'B')}, as measured here "
+        "just now"
     )
+
+
+def _per_second(rate: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G", "T"):
+        if rate < 999.5:
+            return f"{rate:.3g} {prefix}{unit}/s"
+        rate /= 1000
+    return f"{rate:.3g} P{unit}/s"
 
 
 def _notes(plan: RunPlan) -> list[str]:

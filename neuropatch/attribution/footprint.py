@@ -33,7 +33,8 @@ GAPS = 0.23
 
 Between tensors that are kept, glibc's heap is left with gaps where others were freed. On models
 with SmolLM2's widths the peak is 22 to 24 % of the kept bytes above their sum; with every tensor in
-pages of its own (``MALLOC_MMAP_THRESHOLD_=65536``) it is the sum: ``benchmarks/plan_estimates.py`` measures both.
+pages of its own (``MALLOC_MMAP_THRESHOLD_=65536``) it is the sum. ``benchmarks/plan_estimates.py``
+measures both.
 """
 
 KERNEL_PANEL = 48

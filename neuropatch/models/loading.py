@@ -100,11 +100,12 @@ def load_causal_model(folder: Path, *, dtype: str = "auto", device: str = "auto"
     return model
 
 
-def outline_causal_model(folder: Path) -> Any:
+def outline_causal_model(folder: Path, name: str) -> Any:
     """A causal language model on torch's ``meta`` device: names and shapes, and no weights.
 
     Args:
         folder: A folder with config.json.
+        name: The model, for messages.
 
     Raises:
         ModelError: If transformers has no such model.
@@ -112,9 +113,10 @@ def outline_causal_model(folder: Path) -> Any:
     loader = _causal_loader(folder)
     from transformers import AutoConfig
 
-    with _loading(f"{folder}: the model"), torch.device("meta"):
+    with _loading(f"{name}: the model"), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return loader.from_config(config, trust_remote_code=False)
+        # Any type does: a config may name one that a model cannot be made in.
+        return loader.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def load_masked_model(folder: Path, *, dtype: str = "auto", device: str = "auto") -> Any:

@@ -73,7 +73,7 @@ def read_outline(name: str) -> Outline:
             raise ModelError(
                 f"{name} is a masked language model", hint="plan a causal language model"
             )
-        model = outline_causal_model(folder)
+        model = outline_causal_model(folder, name)
         numel = sum(parameter.numel() for parameter in model.parameters())
     return Outline(name, config, layout, numel, _stored(layout, config, headers))
 

@@ -1,7 +1,7 @@
 """The ways to run a localisation: what memory and time each needs, and which would be taken.
 
-All of it follows from a model's config, and is computed by the code with which a run chooses its own
-way (:mod:`neuropatch.attribution.plan`).
+All of it follows from a model's config, and is computed by the code with which a run chooses its
+own way (:mod:`neuropatch.attribution.plan`).
 """
 
 from __future__ import annotations
