@@ -73,7 +73,7 @@ def plan(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what memory and time a localisation needs, before it is run.
+    """Show what memory and time a localisation will need.
 
     For every way to keep the scores, from the model's config and the headers of its files: no
     weights are read or downloaded. Tells which way localize would take, and why.
