@@ -29,6 +29,7 @@ from . import (
     localize,
     methods,
     patches,
+    plan,
     push,
     report,
     tune,
@@ -48,6 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 localize.register(app)
+plan.register(app)
 methods.register(app)
 apply.register(app)
 patches.register(app)

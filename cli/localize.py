@@ -58,42 +58,13 @@ def localize(
         ),
     ] = False,
     retain: options.Retain = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="Method that finds the weights or units; see neuropatch methods.",
-            metavar="METHOD",
-        ),
-    ] = "spin",
+    method: options.Method = "spin",
     samples: options.TrainingSamples = None,
     seed: options.Seed = 0,
-    p: Annotated[
-        float | None,
-        typer.Option(
-            help="Weights that the general set protects: a fraction, or a count from 1 up.",
-            metavar="AMOUNT",
-        ),
-    ] = None,
-    q: Annotated[
-        float | None,
-        typer.Option(
-            help="Top weights taken of each data set: a fraction, or a count from 1 up.",
-            metavar="AMOUNT",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights to look at: mlp, attn, all, or roles such as up,down.", metavar="TARGET"
-        ),
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(
-            help="Count amounts within each matrix, each layer, or the whole model.",
-            metavar="matrix|layer|model",
-        ),
-    ] = None,
+    p: options.Protected = None,
+    q: options.Taken = None,
+    target: options.Target = None,
+    scope: options.Scope = None,
     max_neurons: Annotated[
         int | None, typer.Option(help="Most units that are edited.", metavar="N")
     ] = None,

@@ -89,6 +89,40 @@ Category = Annotated[
         metavar="NAME",
     ),
 ]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="Method that finds the weights or units; see neuropatch methods.",
+        metavar="METHOD",
+    ),
+]
+Protected = Annotated[
+    float | None,
+    typer.Option(
+        help="Weights that the general set protects: a fraction, or a count from 1 up.",
+        metavar="AMOUNT",
+    ),
+]
+Taken = Annotated[
+    float | None,
+    typer.Option(
+        help="Top weights taken of each data set: a fraction, or a count from 1 up.",
+        metavar="AMOUNT",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to look at: mlp, attn, all, or roles such as up,down.", metavar="TARGET"
+    ),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(
+        help="Count amounts within each matrix, each layer, or the whole model.",
+        metavar="matrix|layer|model",
+    ),
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(help="Tokens kept of each sample; all if not given.", min=2, metavar="N"),

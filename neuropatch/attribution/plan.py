@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from neuropatch.attribution.candidates import BYTES_EACH
+from neuropatch.attribution.footprint import footprint
 from neuropatch.attribution.memory import format_size
 from neuropatch.errors import ResourceError, UsageError
 from neuropatch.models.coordinates import MatrixId
@@ -39,7 +40,7 @@ class ScorePlan:
         activations: Estimate of what a batch's forward and backward pass holds.
         budget: What the plan may take.
         candidates: Most weights with exact scores at a time in the certified mode, else 0.
-        reason: Why the certified mode, as a clause.
+        reason: Why this way, as a clause.
     """
 
     windows: tuple[tuple[MatrixId, ...], ...]
@@ -54,6 +55,11 @@ class ScorePlan:
     def total(self) -> int:
         """Estimated peak."""
         return PROCESS_BYTES + self.weights + self.scores + self.activations
+
+    @property
+    def fits(self) -> bool:
+        """Whether the budget is enough."""
+        return self.total <= self.budget
 
     @property
     def mode(self) -> str:
@@ -90,6 +96,23 @@ class ScorePlan:
         }
 
 
+@dataclass(frozen=True)
+class Ways:
+    """The ways to keep a model's scores, whether they fit or not.
+
+    Attributes:
+        full: All scores at once.
+        windows: As few windows of layers as fit, but at least two; one a layer if none fit.
+        certified: Room for as many candidates as are likely, or as fit, or as it cannot do without.
+        likely: Candidates that are likely.
+    """
+
+    full: ScorePlan
+    windows: ScorePlan
+    certified: ScorePlan
+    likely: int
+
+
 def plan_scores(
     layout: Layout,
     matrices: Sequence[MatrixId],
@@ -98,6 +121,9 @@ def plan_scores(
     batch_tokens: int,
     item_size: int,
     budget: int,
+    labels: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    on_cpu: bool = True,
     mode: str = "auto",
     share: float = 1.0,
     obstacle: UsageError | None = None,
@@ -110,10 +136,14 @@ def plan_scores(
     Args:
         layout: The model's layout.
         matrices: The matrices to score, in canonical order.
-        weights: Bytes of the model's parameters, already in memory.
-        batch_tokens: Tokens of a batch.
+        weights: Bytes of the model's parameters.
+        batch_tokens: Tokens of the largest batch.
         item_size: Bytes of one activation value.
         budget: Bytes that the whole run may take, weights included.
+        labels: Most tokens that a batch predicts; None for all of them.
+        config: The model's ``config.json`` document, which says what its layout does not: how many
+            experts a token passes. Without it a token may pass all of them.
+        on_cpu: Whether the model runs on a CPU.
         mode: One of :data:`MODES`.
         share: Largest share of a group's weights that is taken.
         obstacle: Why there can be no certified mode, or None.
@@ -122,65 +152,126 @@ def plan_scores(
         UsageError: If the mode is unknown, or cannot be had.
         ResourceError: If not even one layer at a time fits.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown --memory '{mode}'", hint=f"choose {', '.join(MODES)}")
-    if mode == "certified" and obstacle is not None:
-        raise obstacle
-    activations = _activation_bytes(layout, batch_tokens, item_size)
+    token = footprint(layout, matrices, config or {}, item_size=item_size, on_cpu=on_cpu)
+    activations = token.bytes(batch_tokens, batch_tokens if labels is None else labels)
     base = ScorePlan((tuple(matrices),), weights, 0, activations, budget)
+    return choose(plan_ways(layout, base, share), mode=mode, share=share, obstacle=obstacle)
+
+
+def plan_ways(layout: Layout, base: ScorePlan, share: float, *, shards: int = 1) -> Ways:
+    """The ways to keep the scores of a model.
+
+    Args:
+        layout: The model's layout.
+        base: One window of all matrices, with all that takes memory but scores.
+        share: Largest share of a group's weights that is taken.
+        shards: Processes that hold a part of every matrix each.
+    """
+    matrices = base.windows[0]
+    shapes = [layout.shape(matrix) for matrix in matrices]
+    numel = sum(map(math.prod, shapes)) // shards
+    sides = sum(4 * sum(shape) for shape in shapes) // shards
+    layers = _layers(matrices)
+    sizes = {layer: _score_bytes(layout, group) // shards for layer, group in layers.items()}
+    likely = _likely_candidates(numel, len(matrices), share)
+    # Every weight that is taken has to be one, and others beside it.
+    least = math.ceil(min(1.0, 2 * share) * numel)
+    room = (base.budget - base.total - sides) // BYTES_EACH
+    candidates = max(least, min(likely, room))
+    return Ways(
+        full=replace(base, scores=sum(sizes.values())),
+        windows=_plan_windows(base, layers, sizes),
+        certified=replace(base, scores=sides + BYTES_EACH * candidates, candidates=candidates),
+        likely=likely,
+    )
+
+
+def choose(
+    ways: Ways, *, mode: str = "auto", share: float = 1.0, obstacle: UsageError | None = None
+) -> ScorePlan:
+    """The way that is taken.
+
+    Args:
+        ways: The ways that there are.
+        mode: One of :data:`MODES`.
+        share: Largest share of a group's weights that is taken.
+        obstacle: Why there can be no certified mode, or None.
+
+    Raises:
+        UsageError: If the mode is unknown, or cannot be had.
+        ResourceError: If it does not fit; in the mode ``auto``, if none does.
+    """
+    if mode not in MODES:
+        raise UsageError(
+            f"unknown --memory '{mode}'",
+            hint=f"choose {', '.join(MODES)}; a limit is given with --max-memory",
+        )
     if mode == "certified":
-        return _plan_certified(layout, base, share, "as asked")
-    found = _plan_windows(layout, base, least=2 if mode == "windows" else 1)
-    if found is not None and (len(found.windows) == 1 or mode == "windows"):
-        return found
-    if mode == "full":
-        whole = replace(base, scores=_score_bytes(layout, matrices))
+        if obstacle is not None:
+            raise obstacle
+        return _fitting(replace(ways.certified, reason="as asked"))
+    if mode in ("full", "windows"):
+        return _fitting(replace(getattr(ways, mode), reason="as asked"))
+    if ways.full.fits:
+        return replace(ways.full, reason="because scores of all layers fit")
+    certified, reason = _certified_instead(ways, share, obstacle)
+    if certified is not None:
+        return _fitting(replace(certified, reason=reason))
+    return _fitting(replace(ways.windows, reason=reason))
+
+
+def _certified_instead(
+    ways: Ways, share: float, obstacle: UsageError | None
+) -> tuple[ScorePlan | None, str]:
+    """The certified mode where it serves better than windows of layers, or None; and why."""
+    no_full = "because scores of all layers do not fit"
+    if obstacle is not None:
+        return None, f"{no_full}, and {obstacle.message}"
+    if share > MODEST_SHARE:
+        return None, f"{no_full}, and {share:.2g} of the weights are too many for certified ones"
+    if not ways.windows.fits:
+        return ways.certified, "because not even the scores of one layer fit"
+    if not ways.certified.fits or ways.certified.candidates < ways.likely:
+        return None, f"{no_full}, nor do as many candidates as certified ones are likely to need"
+    count = len(ways.windows.windows)
+    return ways.certified, f"{no_full}, and {count} windows of layers take longer"
+
+
+def _fitting(plan: ScorePlan) -> ScorePlan:
+    """A plan that fits.
+
+    Raises:
+        ResourceError: If it does not.
+    """
+    if plan.fits:
+        return plan
+    needs = f"about {format_size(plan.total)}, the limit is {format_size(plan.budget)}"
+    if plan.mode == "certified":
         raise ResourceError(
-            f"scores of all layers need about {format_size(whole.total)}, "
-            f"the limit is {format_size(budget)}",
+            f"the certified mode needs {needs}",
+            hint="raise --max-memory, lower --p, --q or --batch-tokens, or use a smaller --dtype",
+        )
+    if plan.mode == "full":
+        raise ResourceError(
+            f"scores of all layers need {needs}",
             hint="use --memory auto, or raise --max-memory",
         )
-    if mode == "auto" and share <= MODEST_SHARE and obstacle is None:
-        certified = _plan_instead(layout, base, share, found)
-        if certified is not None:
-            return certified
-    if found is None:
-        largest = max(_score_bytes(layout, group) for group in _layers(matrices).values())
-        raise ResourceError(
-            f"scoring one layer at a time needs about {format_size(base.total + largest)}, "
-            f"the limit is {format_size(budget)}",
-            hint="raise --max-memory, lower --batch-tokens, or use a smaller --dtype",
-        )
-    return found
-
-
-def _plan_instead(
-    layout: Layout, base: ScorePlan, share: float, windows: ScorePlan | None
-) -> ScorePlan | None:
-    """The certified mode where it serves better than windows of layers, or None."""
-    if windows is None:
-        reason = "because not even the scores of one layer fit"
-        return _plan_certified(layout, base, share, reason)
-    matrices = base.windows[0]
-    needed = _certified_bytes(layout, matrices, _likely_candidates(layout, matrices, share))
-    if base.total + needed > base.budget:
-        return None
-    reason = (
-        f"because scores of all layers do not fit, and {len(windows.windows)} windows of layers "
-        "take longer"
+    raise ResourceError(
+        f"scoring one layer at a time needs {needs}",
+        hint="raise --max-memory, lower --batch-tokens, or use a smaller --dtype",
     )
-    return _plan_certified(layout, base, share, reason)
 
 
-def _plan_windows(layout: Layout, base: ScorePlan, least: int) -> ScorePlan | None:
-    """As few windows of layers as fit, at the least some (or one a layer), or None."""
-    layers = _layers(base.windows[0])
-    sizes = {layer: _score_bytes(layout, group) for layer, group in layers.items()}
-    room = base.budget - base.total
-    if max(sizes.values()) > room:
-        return None
+_Layers = dict[tuple[str, int], list[MatrixId]]
+
+
+def _plan_windows(
+    base: ScorePlan, layers: _Layers, sizes: Mapping[tuple[str, int], int]
+) -> ScorePlan:
+    """As few windows of layers as fit, at the least two, or one a layer if none fit."""
+    room = max(base.budget - base.total, max(sizes.values()))
     # Windows of equal size: the peak is lower than with one full window and a rest.
-    count = max(min(least, len(layers)), math.ceil(sum(sizes.values()) / room))
+    count = max(min(2, len(layers)), math.ceil(sum(sizes.values()) / room))
     while True:
         windows = _windows(list(layers), count)
         peak = max(sum(sizes[layer] for layer in window) for window in windows)
@@ -194,42 +285,13 @@ def _plan_windows(layout: Layout, base: ScorePlan, least: int) -> ScorePlan | No
     )
 
 
-def _plan_certified(layout: Layout, base: ScorePlan, share: float, reason: str) -> ScorePlan:
-    """Room for as many candidates as are likely, or as fit."""
-    matrices = base.windows[0]
-    likely = _likely_candidates(layout, matrices, share)
-    room = base.budget - base.total - _certified_bytes(layout, matrices, 0)
-    candidates = min(likely, room // BYTES_EACH)
-    # Every weight that is taken has to be one, and others beside it.
-    least = math.ceil(min(1.0, 2 * share) * _numel(layout, matrices))
-    if candidates < least:
-        needed = base.total + _certified_bytes(layout, matrices, least)
-        raise ResourceError(
-            f"the certified mode needs about {format_size(needed)}, "
-            f"the limit is {format_size(base.budget)}",
-            hint="raise --max-memory, lower --p, --q or --batch-tokens, or use a smaller --dtype",
-        )
-    scores = _certified_bytes(layout, matrices, candidates)
-    return replace(base, scores=scores, candidates=candidates, reason=reason)
-
-
-def _likely_candidates(layout: Layout, matrices: Sequence[MatrixId], share: float) -> int:
+def _likely_candidates(numel: int, matrices: int, share: float) -> int:
     """Candidates that a share of top weights is likely to need, measured on SmolLM2."""
-    numel = _numel(layout, matrices)
-    return min(numel, math.ceil((0.004 + 1500 * share) * numel) + 128 * len(matrices))
+    return min(numel, math.ceil((0.004 + 1500 * share) * numel) + 128 * matrices)
 
 
-def _certified_bytes(layout: Layout, matrices: Sequence[MatrixId], candidates: int) -> int:
-    sides = sum(4 * sum(layout.shape(matrix)) for matrix in matrices)
-    return sides + BYTES_EACH * candidates
-
-
-def _numel(layout: Layout, matrices: Sequence[MatrixId]) -> int:
-    return sum(math.prod(layout.shape(matrix)) for matrix in matrices)
-
-
-def _layers(matrices: Sequence[MatrixId]) -> dict[tuple[str, int], list[MatrixId]]:
-    layers: dict[tuple[str, int], list[MatrixId]] = {}
+def _layers(matrices: Sequence[MatrixId]) -> _Layers:
+    layers: _Layers = {}
     for matrix in matrices:
         layers.setdefault((matrix.stack, matrix.layer), []).append(matrix)
     return layers
@@ -241,18 +303,15 @@ def _windows(layers: list[tuple[str, int]], count: int) -> list[list[tuple[str, 
 
 
 def _score_bytes(layout: Layout, matrices: Sequence[MatrixId]) -> int:
-    """Float32 buffers of the tensors that hold the matrices; fused ones count once."""
-    slots = {slot.names[0]: slot for slot in map(layout.memory, matrices)}
-    return sum(4 * math.prod(slot.stored_shape) for slot in slots.values())
-
-
-def _activation_bytes(layout: Layout, tokens: int, item_size: int) -> int:
-    """Estimate what a batch's forward and backward pass holds.
-
-    Autograd keeps about 12 hidden and 5 MLP vectors a layer and token; the loss makes a little
-    more than three float32 rows of logits for each token that is predicted.
-    """
-    sizes = layout.signature.dimensions
-    layer = 12 * sizes["hidden"] + 5 * sizes["intermediate"]
-    logits = 13 * sizes["vocabulary"]
-    return tokens * (sizes["layers"] * layer * item_size + logits)
+    """Float32 buffers of the tensors that hold the matrices; fused and stacked ones count once."""
+    found: dict[str, int] = {}
+    stacked: set[str] = set()
+    for matrix in matrices:
+        # Mixtures have tens of thousands of experts: one speaks for all that are in its tensor.
+        if matrix.expert > 0 and matrix.role in stacked:
+            continue
+        slot = layout.memory(matrix)
+        if slot.expert is not None:
+            stacked.add(matrix.role)
+        found[slot.names[0]] = 4 * math.prod(slot.stored_shape)
+    return sum(found.values())

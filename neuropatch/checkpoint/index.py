@@ -178,7 +178,7 @@ def _read_headers(
 ]:
     """Config, headers by shard, shards by tensor, and stamps by shard."""
     _check_folder(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     shards, weight_map = _find_shards(folder, config)
     stamps = {name: stamp(folder / name) for name in shards}
     headers = {name: read_header(folder / name) for name in shards}
@@ -237,7 +237,12 @@ def _gguf(path: Path) -> CheckpointError:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The document in a folder's ``config.json``.
+
+    Raises:
+        CheckpointError: If there is none that can be read.
+    """
     path = folder / CONFIG
     if not path.is_file():
         gguf = next(iter(sorted(folder.glob("*.gguf"))), None)

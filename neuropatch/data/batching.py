@@ -105,18 +105,37 @@ def packed_batches(samples: Sequence[Sample], *, batch_tokens: int) -> Iterator[
     Raises:
         UsageError: ``batch_tokens`` is below 1.
     """
+    for members in _packs(samples, batch_tokens):
+        yield _pack(members)
+
+
+def largest_batch(samples: Sequence[Sample], *, batch_tokens: int) -> tuple[int, int]:
+    """Most input tokens, and most labels, of a batch of :func:`packed_batches`.
+
+    Raises:
+        UsageError: ``batch_tokens`` is below 1.
+    """
+    sizes = [
+        (sum(len(one.ids) - 1 for one in members), sum(one.label_count for one in members))
+        for members in _packs(samples, batch_tokens)
+    ]
+    return max(tokens for tokens, _ in sizes), max(labels for _, labels in sizes)
+
+
+def _packs(samples: Sequence[Sample], batch_tokens: int) -> Iterator[list[Sample]]:
+    """The samples of each packed batch."""
     _check_budget(batch_tokens)
     members: list[Sample] = []
     tokens = 0
     for i in longest_first(samples):
         length = len(samples[i].ids) - 1
         if members and tokens + length > batch_tokens:
-            yield _pack(members)
+            yield members
             members, tokens = [], 0
         members.append(samples[i])
         tokens += length
     if members:
-        yield _pack(members)
+        yield members
 
 
 def batches(

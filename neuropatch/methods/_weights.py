@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 
 from neuropatch.attribution.certified import obstacle
 from neuropatch.attribution.certified_run import CertifiedRun
-from neuropatch.attribution.memory import available_memory
+from neuropatch.attribution.memory import available_memory, private_memory
 from neuropatch.attribution.plan import ScorePlan, plan_scores
 from neuropatch.attribution.run import TopWeightsRun, Wanted
 from neuropatch.attribution.selection import IndexSets, amount_of
 from neuropatch.attribution.state import RunState, fingerprint_of, fingerprint_of_weights
+from neuropatch.data.batching import largest_batch
+from neuropatch.data.tokenize import Sample
 from neuropatch.methods._base import Inputs, Limits
 from neuropatch.methods._memory import Reach
 from neuropatch.methods._rankings import Ranking, RankingKey, rank_weights, ranked_matrices
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
+from neuropatch.models.packing import can_pack
 from neuropatch.patch.metadata import PatchMetadata
 
 
@@ -43,6 +46,14 @@ def weight_groups(
         (members, sum(math.prod(layout.shape(matrix)) for matrix in members))
         for members in groups.values()
     ]
+
+
+def largest_share(
+    layout: Layout, matrices: Sequence[MatrixId], scope: str, amounts: Sequence[float]
+) -> float:
+    """The largest share of a group's weights that any of some amounts takes."""
+    sizes = {size for _, size in weight_groups(layout, matrices, scope)}
+    return max(amount_of(amount, size) / size for size in sizes for amount in amounts)
 
 
 def coupled_sets(conflicting: Mapping[str, IndexSets], general: IndexSets) -> IndexSets:
@@ -92,9 +103,10 @@ def top_snip_weights(
             )
             for name, one in wanted.items()
         }
-    sizes = [size for _, size in weight_groups(inputs.layout, matrices, scope)]
-    share = max(amount_of(one.amount, size) / size for size in sizes for one in wanted.values())
-    plan = _plan(inputs, matrices, inputs.limits, share)
+    amounts = [one.amount for one in wanted.values()]
+    share = largest_share(inputs.layout, matrices, scope, amounts)
+    samples = [one.samples for one in wanted.values()]
+    plan = _plan(inputs, matrices, samples, inputs.limits, share)
     inputs.note(f"plan: {plan.sentence()}")
     run = (CertifiedRun if plan.candidates else TopWeightsRun)(
         inputs.model,
@@ -121,31 +133,45 @@ def _rankings(inputs: Inputs, name: str, wanted: Wanted, reach: Reach) -> dict[R
         matrices = ranked_matrices(inputs.layout, reach)
         # Of a ranking all scores down to the last are wanted, for which bounds are of no use.
         mode = "windows" if inputs.limits.mode == "certified" else inputs.limits.mode
-        plan = _plan(inputs, matrices, replace(inputs.limits, mode=mode), 1.0)
+        limits = replace(inputs.limits, mode=mode)
+        plan = _plan(inputs, matrices, [wanted.samples], limits, 1.0)
         inputs.note(f"plan: {plan.sentence()}")
         return rank_weights(inputs, name, wanted.samples, reach, plan)
 
     return inputs.remember(("weights", name), compute)
 
 
-def _plan(inputs: Inputs, matrices: Sequence[MatrixId], limits: Limits, share: float) -> ScorePlan:
-    parameters = list(inputs.model.parameters())
+def _plan(
+    inputs: Inputs,
+    matrices: Sequence[MatrixId],
+    datasets: Sequence[Sequence[Sample]],
+    limits: Limits,
+    share: float,
+) -> ScorePlan:
+    model = inputs.model
+    parameters = list(model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters)
     devices = {parameter.device for parameter in parameters}
+    batch_tokens = limits.batch_tokens if can_pack(model) else 1
+    sizes = [largest_batch(samples, batch_tokens=batch_tokens) for samples in datasets]
     budget = limits.memory
     if budget is None:
         if parameters[0].device.type == "cuda":
             budget = sum(torch.cuda.mem_get_info(device)[0] for device in devices) + weights
         else:
-            budget = available_memory() // inputs.world.local_size + weights
+            # What the process holds already is part of what the plan counts.
+            budget = available_memory() // inputs.world.local_size + private_memory()
         # All processes must take the same way.
         budget = inputs.world.least(budget)
     return plan_scores(
         inputs.layout,
         matrices,
         weights=weights,
-        batch_tokens=limits.batch_tokens,
+        batch_tokens=max(tokens for tokens, _ in sizes),
+        labels=max(labels for _, labels in sizes),
         item_size=parameters[0].element_size(),
+        config=model.config.to_dict(),  # type: ignore[operator, union-attr]
+        on_cpu=parameters[0].device.type == "cpu",
         budget=budget,
         mode=limits.mode,
         share=share,

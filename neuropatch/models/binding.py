@@ -12,6 +12,33 @@ MAX_LAYERS = 1 << 16
 """Configs are untrusted: no real model has near so many layers."""
 
 
+def own_config(
+    definition: ArchitectureDefinition, config: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """The model type that a definition is for, and the part of a config that its sizes are in.
+
+    Of a multimodal model the text model decides. Older files have its sizes at the top level.
+    """
+    model_type = str(config.get("model_type"))
+    if model_type not in definition.towers:
+        return model_type, config
+    text = config.get(definition.towers[model_type])
+    return definition.model_types[0], text if isinstance(text, dict) else config
+
+
+def experts_per_token(definition: ArchitectureDefinition, config: Mapping[str, Any]) -> int | None:
+    """How many experts a token passes in a model; None where nothing says it.
+
+    Args:
+        definition: The definition of its architecture.
+        config: Its ``config.json`` document.
+    """
+    _, own = own_config(definition, config)
+    values = flattened({**definition.defaults, **own})
+    found = (evaluate(one, values) for one in definition.per_token)
+    return next((value for value in found if value is not None), None)
+
+
 def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what its parts say as ``part.key`` besides."""
     nested = {

@@ -48,6 +48,7 @@ indices from 0; the MLP of a sparse layer that every token passes (a shared expe
 dense block.
 
 ``towers`` maps types of multimodal models to the key of their text model's config.
+``per_token`` lists expressions for the number of experts that a token passes.
 ``tied`` names tensors that are one tensor in memory: the first is an alias that files may lack.
 ``unpacked`` are the model types in which samples that follow each other in one row would see each
 other: their attention is code of their own, or adds to the scores what packing does not know of.
@@ -182,6 +183,7 @@ class ArchitectureDefinition:
     layer_sets: Mapping[str, LayerSet] = field(default_factory=dict)
     towers: Mapping[str, str] = field(default_factory=dict)
     unpacked: frozenset[str] = frozenset()
+    per_token: tuple[str, ...] = ()
 
 
 def parse_definition(document: Mapping[str, Any]) -> ArchitectureDefinition:
@@ -205,6 +207,7 @@ def parse_definition(document: Mapping[str, Any]) -> ArchitectureDefinition:
         tied=tied,
         optional=frozenset(fields.pop("optional", ())),
         unpacked=frozenset(fields.pop("unpacked", ())),
+        per_token=tuple(fields.pop("per_token", ())),
         layer_sets=sets,
         **fields,
     )

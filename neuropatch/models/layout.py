@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuropatch.errors import ArchitectureError
-from neuropatch.models.binding import bind_dimensions, bind_layers, flattened
+from neuropatch.models.binding import bind_dimensions, bind_layers, flattened, own_config
 from neuropatch.models.coordinates import DENSE, ROLES, BlockId, MatrixId
 from neuropatch.models.definition import (
     ArchitectureDefinition,
@@ -163,12 +163,7 @@ class Layout:
                 "the model's config has no model_type", hint="check config.json"
             )
         definition = definition_for(model_type)
-        if model_type in definition.towers:
-            # Multimodal: the text model decides. Older files have its sizes at the top level.
-            text = config.get(definition.towers[model_type])
-            config = text if isinstance(text, dict) else config
-            model_type = definition.model_types[0]
-        return cls(definition, bind(definition, model_type, config))
+        return cls(definition, bind(definition, *own_config(definition, config)))
 
     @classmethod
     def from_signature(cls, signature: Signature) -> Layout:

@@ -134,6 +134,25 @@ def load_causal_model(
     return model
 
 
+def outline_causal_model(folder: Path, name: str) -> Any:
+    """A causal language model on torch's ``meta`` device: names and shapes, and no weights.
+
+    Args:
+        folder: A folder with config.json.
+        name: The model, for messages.
+
+    Raises:
+        ModelError: If transformers has no such model.
+    """
+    loader = _causal_loader(folder)
+    from transformers import AutoConfig
+
+    with _loading(f"{name}: the model"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Any type does: a config may name one that a model cannot be made in.
+        return loader.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
 def load_masked_model(
     folder: Path,
     *,

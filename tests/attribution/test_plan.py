@@ -6,11 +6,13 @@ from neuropatch.attribution.memory import (
     available_memory,
     format_size,
     parse_size,
+    private_memory,
     release_free_memory,
     resident_memory,
 )
 from neuropatch.attribution.plan import plan_scores
 from neuropatch.errors import ResourceError, UsageError
+from neuropatch.models.definition import definitions
 
 
 def plan(layout, budget, **options):
@@ -98,6 +100,10 @@ def test_available_memory_is_what_the_kernel_says():
     assert 0 < available_memory() < 2**50
 
 
+def test_mapped_files_are_no_private_memory():
+    assert 0 < private_memory() < resident_memory()
+
+
 def test_free_memory_goes_back_to_the_system():
     # Blocks below glibc's mmap threshold, with every other one freed: gaps that it would keep.
     blocks = [b"%d" % n * 20_000 for n in range(10_000, 12_000)]
@@ -158,3 +164,20 @@ def test_modes_that_cannot_be_had_are_refused(make_layout):
         plan(layout, 10**9, mode="some")
     with pytest.raises(UsageError, match="float64"):
         plan(layout, 10**9, mode="certified", obstacle=UsageError("float64"))
+
+
+def test_the_shape_of_the_largest_batch_and_its_experts_count(make_layout):
+    layout = make_layout("mixtral", vocab_size=500)
+    config = {"model_type": "mixtral", "num_experts_per_tok": 1}
+    sparse = plan(layout, 10**9, batch_tokens=100, config=config).activations
+    # Without a config all three experts are reckoned with.
+    assert plan(layout, 10**9, batch_tokens=100).activations > sparse
+    # Where few tokens are predicted, logits are not what decides the peak.
+    few = plan(layout, 10**9, batch_tokens=100, labels=1, config=config).activations
+    assert few < sparse
+
+
+def test_every_mixture_says_how_many_experts_a_token_passes():
+    mixtures = {d.name: d.per_token for d in definitions().values() if "experts" in d.dimensions}
+    assert {"mixtral", "deepseek_v3", "qwen2_moe", "llama4", "dbrx"} <= set(mixtures)
+    assert all(mixtures.values())

@@ -15,6 +15,7 @@ HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "pyarrow", "rich",
 
 COMMANDS = (
     "localize",
+    "plan",
     "methods",
     "apply",
     "revert",

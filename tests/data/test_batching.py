@@ -5,7 +5,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuropatch.data.batching import IGNORE_INDEX, batches, packed_batches, plan_batches
+from neuropatch.data.batching import (
+    IGNORE_INDEX,
+    batches,
+    largest_batch,
+    packed_batches,
+    plan_batches,
+)
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import UsageError
 
@@ -130,3 +136,17 @@ def test_budget_out_of_range():
         plan_batches([], batch_tokens=0)
     with pytest.raises(UsageError):
         next(packed_batches([], batch_tokens=0))
+
+
+def test_the_largest_batch_may_be_a_single_long_sample():
+    short = [Sample(row, [1] * 5, 4) for row in range(10)]
+    # Two batches of four, and one of two: 16 tokens, of which each sample predicts one.
+    assert largest_batch(short, batch_tokens=16) == (16, 4)
+    long = Sample(10, [1] * 31, 30)
+    assert largest_batch([*short, long], batch_tokens=16) == (30, 4)
+    for budget in (1, 16, 100):
+        packed = list(packed_batches([*short, long], batch_tokens=budget))
+        assert largest_batch([*short, long], batch_tokens=budget) == (
+            max(batch.input_ids.numel() for batch in packed),
+            max(sum(batch.label_counts) for batch in packed),
+        )

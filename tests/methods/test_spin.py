@@ -11,6 +11,7 @@ from neuropatch.attribution.plan import plan_scores
 from neuropatch.attribution.reference import snip_scores
 from neuropatch.attribution.selection import amount_of
 from neuropatch.attribution.state import fingerprint_of_weights
+from neuropatch.data.batching import largest_batch
 from neuropatch.data.columns import Columns
 from neuropatch.data.corpus import Corpus
 from neuropatch.data.tokenize import Sample, TokenizedCorpus
@@ -167,8 +168,16 @@ def _peak(given):
     layout = model_layout(given.model)
     weights = sum(p.numel() * p.element_size() for p in given.model.parameters())
     matrices = layout.matrices(parse_target("mlp"))
-    options = {"weights": weights, "batch_tokens": Limits().batch_tokens, "item_size": 4}
-    return plan_scores(layout, matrices, budget=1 << 40, **options).total
+    sizes = [largest_batch(corpus.samples, batch_tokens=1024) for corpus in given.corpora]
+    return plan_scores(
+        layout,
+        matrices,
+        weights=weights,
+        batch_tokens=max(tokens for tokens, _ in sizes),
+        labels=max(labels for _, labels in sizes),
+        item_size=4,
+        budget=1 << 40,
+    ).total
 
 
 def test_memory_below_one_layer_is_refused_before_any_pass(inputs):
