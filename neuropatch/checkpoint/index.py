@@ -14,12 +14,12 @@ import numpy as np
 
 from neuropatch.checkpoint.location import Location
 from neuropatch.checkpoint.quantised import refuse_quantised
-from neuropatch.checkpoint.scales import MXFP4_BLOCK, SUFFIXES, Scaled, find_scaled, mxfp4
+from neuropatch.checkpoint.scales import MXFP4_BLOCK, Scaled, find_scaled, mxfp4
 from neuropatch.errors import CheckpointError
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
 from neuropatch.patch.metadata import BaseModel
-from neuropatch.storage.dtypes import FLOAT_DTYPES, float_dtype
+from neuropatch.storage.dtypes import FLOAT_DTYPES, SCALE_SUFFIXES, float_dtype
 from neuropatch.storage.safetensors_file import (
     MAX_HEADER_BYTES,
     SafetensorsHeader,
@@ -145,7 +145,7 @@ class Checkpoint:
         """
         blocks = info.dtype == "U8"
         stem = info.name.removesuffix(_BLOCKS)
-        names = [f"{stem}_scales"] if blocks else [info.name + suffix for suffix in SUFFIXES]
+        names = [f"{stem}_scales"] if blocks else [info.name + suffix for suffix in SCALE_SUFFIXES]
         name = next((name for name in names if name in self.tensors), None)
         if name is not None:
             scales, shard = self.tensor(name), self.tensors[name]

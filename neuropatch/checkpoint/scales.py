@@ -33,9 +33,6 @@ FLOAT4 = np.dtype(ml_dtypes.float4_e2m1fn)
 MXFP4_BLOCK = 32
 """How many weights share a scale in MXFP4."""
 
-SUFFIXES = ("_scale_inv", "_scale")
-"""What the name of a tensor of scales adds to that of its weights."""
-
 _STORED = {name: FLOAT_DTYPES[name] for name in ("F8_E4M3", "F8_E5M2")}
 
 _SCALES = {name: FLOAT_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
