@@ -22,6 +22,7 @@ from . import (
     demo,
     doctor,
     evaluate,
+    export,
     fairtune,
     layout,
     localize,
@@ -56,6 +57,7 @@ analyze.register(app)
 report.register(app)
 audit.register(app)
 fairtune.register(app)
+export.register(app)
 push.register(app)
 layout.register(app)
 demo.register(app)

@@ -144,6 +144,28 @@ def _causal_loader(folder: Path) -> Any:
     return AutoModelForImageTextToText if multimodal and not causal else AutoModelForCausalLM
 
 
+def model_skeleton(folder: Path) -> Any:
+    """A model without its weights: the modules and names that it has once loaded.
+
+    Its class is the one that its config names, or else that of a causal language model.
+
+    Raises:
+        ModelError: If its config does not load, or names an unknown architecture.
+    """
+    import transformers
+
+    with _loading(f"{folder}: the model"):
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        # The names are the folder's own words: only a class of a model is taken for one.
+        named: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+        with torch.device("meta"):
+            if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+                return named(config)
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def load_sequence_classifier(
     folder: Path,
     *,

@@ -28,6 +28,7 @@ COMMANDS = (
     "report",
     "audit",
     "fairtune",
+    "export",
     "push",
     "list",
     "layout",
