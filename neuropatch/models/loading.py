@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+
+# Methods of quantisation whose weights transformers can give as they are multiplied out, and the
+# class that tells it to. On a GPU it would keep the numbers and the scales apart.
+_DEQUANTISING = {
+    "compressed-tensors": "CompressedTensorsConfig",
+    "fp8": "FineGrainedFP8Config",
+    "mxfp4": "Mxfp4Config",
+}
 
 # What transformers raises for files that hold nonsense, or that need a package that is missing.
 _SPOKEN = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
@@ -219,6 +228,7 @@ def _load(
     """A model in evaluation mode, and the names of weights that its folder lacks."""
     where = parse_device(device)
     with _loading(f"{folder}: the model"):
+        options |= _dequantised(folder)
         model, report = loader.from_pretrained(
             folder,
             dtype=parse_dtype(dtype),
@@ -243,6 +253,20 @@ def _load(
     return model.to(where).eval(), sorted(report["missing_keys"])
 
 
+def _dequantised(folder: Path) -> dict[str, Any]:
+    """Options that make transformers load the weights of a quantised folder as plain numbers."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    declared = getattr(config, "quantization_config", None) or {}
+    name = _DEQUANTISING.get(declared.get("quant_method", ""))
+    if name is None:
+        return {}
+    return {"quantization_config": getattr(transformers, name)(dequantize=True)}
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Let transformers load or save without notes and bars of its own."""
@@ -253,7 +277,10 @@ def quiet_transformers() -> Iterator[None]:
     # One bar a shard of a library's own work is no progress of the user's job.
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # That an option of ours counts beside the folder's own is as it should be.
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
