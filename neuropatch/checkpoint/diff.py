@@ -168,6 +168,8 @@ def _differences(
         first += count
     places = np.concatenate(offsets)
     before, after = np.concatenate(old), np.concatenate(new)
+    if not places.size:
+        return places, before, after
     return places, base.decode(before, places), model.decode(after, places)
 
 

@@ -10,8 +10,8 @@ from neuropatch.errors import CheckpointError
 _AGAIN = "apply the patch to the model from before quantisation, then quantise the result"
 
 _DEQUANTISE = (
-    "dequantise: load it with transformers, call model.dequantize() and then save_pretrained(), "
-    "and apply the patch to what that saved"
+    "dequantise: load it with transformers, call model.dequantize(), then "
+    "model.save_pretrained(FOLDER, save_original_format=False), and apply the patch to FOLDER"
 )
 
 _FORMATS: tuple[tuple[str, str, str | None, str, str], ...] = (

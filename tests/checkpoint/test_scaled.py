@@ -245,6 +245,17 @@ def test_a_diff_gives_the_other_checkpoint(lab, scaled, patch_of, tmp_path, monk
     assert lab.tree(tmp_path / "again") == lab.tree(tmp_path / "out")
 
 
+def test_a_diff_of_one_matrix(scaled, patch_of, tmp_path):
+    folder, weights, _ = scaled
+    patch = patch_of(weights, kinds=("zero",), units=())
+    one = replace(patch, weights=tuple(e for e in patch.weights if e.matrix == DOWN))
+    apply_patches(folder, [one], tmp_path / "out")
+    found = diff_checkpoints(folder, tmp_path / "out").patch
+    # Zeros that were there before are no difference.
+    assert {edit.matrix for edit in found.weights} == {DOWN}
+    assert len(found) <= len(one)
+
+
 class TestRefused:
     @pytest.fixture
     def blocks(self, lab, tmp_path):

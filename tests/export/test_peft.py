@@ -138,6 +138,16 @@ def test_the_model_decides_what_is_subtracted(make_model, base_of, save, tmp_pat
     torch.testing.assert_close(logits(merged), wanted, **TOLERANCE)
 
 
+def test_zeros_are_exact_in_bfloat16_once_merged(make_model, base_of, save, tmp_path):
+    from peft import PeftModel
+
+    model = make_model("llama", "bfloat16")
+    export_peft(small_patch(model, base_of(model)), save(model), tmp_path / "adapter")
+    merged = base_of(PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload())
+    assert not merged[MatrixId("decoder", 0, -1, "down")][:, [4, 9, 11]].any()
+    assert not merged[MatrixId("decoder", 0, -1, "up")][3].any()
+
+
 class TestRefused:
     def test_an_adapter_larger_than_the_matrix(
         self, make_model, make_patch, base_of, save, tmp_path
