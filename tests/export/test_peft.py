@@ -56,7 +56,7 @@ def small_patch(model, base, roles=("up", "q", "v")):
     """A patch of a row of some matrices, units of both layers, and two single weights."""
     o = MatrixId("decoder", 1, -1, "o")
     place = np.array([2, 5]), np.array([1, 1])
-    single = WeightEdit(o, "set", *place, base[o][place], np.float32([0.7, -0.4]))
+    single = WeightEdit(o, "set", *place, base[o][place], np.array([0.75, -0.5], base[o].dtype))
     rows = [
         row_edit(base, MatrixId("decoder", layer, -1, role), layer + 3, kind)
         for layer, kind in ((0, "zero"), (1, "scale"))
