@@ -24,6 +24,7 @@ from . import (
     demo,
     doctor,
     evaluate,
+    export,
     fairtune,
     layout,
     localize,
@@ -60,6 +61,7 @@ analyze.register(app)
 report.register(app)
 audit.register(app)
 fairtune.register(app)
+export.register(app)
 push.register(app)
 layout.register(app)
 demo.register(app)

@@ -206,6 +206,9 @@ def _result(
     if not plan.changed:
         state = "holds this patch already" if action == "apply" else "has these values already"
         notes.append(f"no weight changes: the model {state}")
+    rounding = plan.rounding
+    if rounding.rounded:
+        notes.append(rounding.sentence())
     return ApplyResult(
         action=action,
         model=plan.checkpoint.folder,
@@ -220,6 +223,7 @@ def _result(
         bytes_edited=plan.bytes,
         bytes_total=sum(size for size, _ in plan.checkpoint.stamps.values()),
         drift=plan.drift,
+        rounding=rounding,
         notes=tuple(notes),
     )
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from neuropatch.checkpoint.index import Checkpoint, Location, reading
+from neuropatch.checkpoint.index import Checkpoint, reading
 from neuropatch.checkpoint.journal import check_not_interrupted
-from neuropatch.checkpoint.values import Index
+from neuropatch.checkpoint.location import Location
+from neuropatch.checkpoint.scales import Scaled
+from neuropatch.checkpoint.values import Index, unpack_halves
 from neuropatch.errors import CheckpointError, PatchMismatchError, SelectionError
 from neuropatch.models.coordinates import ROLES, sorted_roles
 from neuropatch.patch.edits import WeightEdit
@@ -78,15 +80,17 @@ def diff_checkpoints(
         }
         for (name, _), pairs in groups.items():
             mine, theirs = pairs[0]
-            found = _differences(
-                files[0, mine.shard], files[1, theirs.shard], mine.info, theirs.info, mine.dtype
-            )
+            if mine.scaled is not None and theirs.scaled is not None:
+                _check_scales(base, model, mine.scaled, theirs.scaled, files)
+            found = _differences(files[0, mine.shard], files[1, theirs.shard], mine, theirs)
             carried = _edits([location for location, _ in pairs], *found)
             edits.extend(carried)
             rest = len(found[0]) - sum(map(len, carried))
             if rest:
                 not_carried[name] = f"{rest} values outside the roles compared differ"
         compared = {name for pair in groups for name in pair}
+        scaled = [one.scaled for pairs in groups.values() for pair in pairs for one in pair]
+        compared |= {one.info.name for one in scaled if one is not None}
         not_carried.update(_others(base, model, files, compared))
     if not edits:
         raise SelectionError(
@@ -113,14 +117,18 @@ def _matrices(
     groups: dict[tuple[str, str], list[tuple[Location, Location]]] = {}
     for matrix in base.layout.matrices(roles):
         mine, theirs = base.locate(matrix), model.locate(matrix)
-        if mine.info.dtype != theirs.info.dtype:
+        if (mine.info.dtype, mine.scaled is None) != (theirs.info.dtype, theirs.scaled is None):
             raise CheckpointError(
-                f"tensor '{mine.info.name}' is {mine.info.dtype} in {base.folder} and "
-                f"{theirs.info.dtype} in {model.folder}",
+                f"tensor '{mine.info.name}' is {_format(mine)} in {base.folder} and "
+                f"{_format(theirs)} in {model.folder}",
                 hint="save one of the two in the number format of the other",
             )
         groups.setdefault((mine.info.name, theirs.info.name), []).append((mine, theirs))
     return groups
+
+
+def _format(location: Location) -> str:
+    return location.info.dtype + (" with scales" if location.scaled else "")
 
 
 def _chunks(file: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
@@ -140,24 +148,55 @@ def _chunks(file: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
 def _differences(
     base_file: BinaryIO,
     model_file: BinaryIO,
-    base: TensorInfo,
-    model: TensorInfo,
-    dtype: np.dtype[Any],
+    base: Location,
+    model: Location,
 ) -> tuple[Index, Array, Array]:
-    """Positions in the flattened tensor where bits differ, and the two values there."""
+    """Positions in the flattened tensor where bits differ, and the two weights there."""
+    dtype = base.stored
     offsets: list[Index] = [np.empty(0, dtype=np.int64)]
     old: list[Array] = [np.empty(0, dtype=dtype)]
     new: list[Array] = [np.empty(0, dtype=dtype)]
     first = 0
-    for a, b in zip(_chunks(base_file, base), _chunks(model_file, model), strict=True):
-        left, right = np.frombuffer(a, dtype), np.frombuffer(b, dtype)
+    for a, b in zip(_chunks(base_file, base.info), _chunks(model_file, model.info), strict=True):
+        count = len(a) * 2 if base.packed else len(a) // dtype.itemsize
         if a != b:
+            left, right = (_numbers(chunk, base) for chunk in (a, b))
             where = np.flatnonzero(bits(left) != bits(right))
             offsets.append(where + first)
             old.append(left[where])
             new.append(right[where])
-        first += len(left)
-    return np.concatenate(offsets), np.concatenate(old), np.concatenate(new)
+        first += count
+    places = np.concatenate(offsets)
+    before, after = np.concatenate(old), np.concatenate(new)
+    if not places.size:
+        return places, before, after
+    return places, base.decode(before, places), model.decode(after, places)
+
+
+def _numbers(chunk: bytes, location: Location) -> Array:
+    """The numbers that a chunk of a tensor holds, in its stored format."""
+    if location.packed:
+        return unpack_halves(np.frombuffer(chunk, np.uint8)).view(location.stored)
+    return np.frombuffer(chunk, location.stored)
+
+
+def _check_scales(
+    base: Checkpoint,
+    model: Checkpoint,
+    mine: Scaled,
+    theirs: Scaled,
+    files: Mapping[tuple[int, str], BinaryIO],
+) -> None:
+    """Refuse tensors that were quantised apart: numbers of other scales fit the base's nowhere."""
+    left = _chunks(files[0, mine.path.name], mine.info)
+    right = _chunks(files[1, theirs.path.name], theirs.info)
+    same = (mine.info.dtype, mine.info.shape) == (theirs.info.dtype, theirs.info.shape)
+    if not same or any(a != b for a, b in zip(left, right, strict=True)):
+        raise CheckpointError(
+            f"'{mine.info.name}' differs between {base.folder} and {model.folder}: they were "
+            "quantised apart, so no patch of the one gives the other",
+            hint="compare them before quantisation, or dequantise both",
+        )
 
 
 def _edits(

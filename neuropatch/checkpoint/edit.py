@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from neuropatch.checkpoint.index import Location
-from neuropatch.checkpoint.values import Index, read_values, write_values
+from neuropatch.checkpoint.location import Location
+from neuropatch.checkpoint.values import Index
 from neuropatch.errors import OutputError
 from neuropatch.storage.dtypes import Array, bits
 
 Values = tuple[Location, Index, Array]
-"""A tensor, sorted positions in it ``[n]``, and the values to write there ``[n]``."""
+"""A tensor, sorted positions in it ``[n]``, and the weights to write there ``[n]``."""
 
 
 def write_shard(path: Path, values: Iterable[Values]) -> None:
@@ -28,7 +28,7 @@ def write_shard(path: Path, values: Iterable[Values]) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for location, offsets, new in values:
-            write_values(descriptor, location.info, offsets, new)
+            location.write_stored(descriptor, offsets, location.encode(new, offsets))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -42,8 +42,8 @@ def verify_shard(path: Path, values: Iterable[Values]) -> None:
     """
     with path.open("rb") as file:
         for location, offsets, new in values:
-            found = read_values(file.fileno(), location.info, location.dtype, offsets)
-            if not np.array_equal(bits(found), bits(new)):
+            found = location.read_stored(file.fileno(), offsets)
+            if not np.array_equal(bits(found), bits(location.encode(new, offsets))):
                 raise OutputError(
                     f"{path}: values of '{location.info.name}' read back differ from those written",
                     hint="another program writes to the file, or the disk is failing",

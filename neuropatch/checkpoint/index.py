@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from neuropatch.checkpoint.location import Location
+from neuropatch.checkpoint.quantised import refuse_quantised
+from neuropatch.checkpoint.scales import MXFP4_BLOCK, Scaled, find_scaled, mxfp4
 from neuropatch.errors import CheckpointError
 from neuropatch.models.coordinates import MatrixId
-from neuropatch.models.layout import Layout, TensorSlot
+from neuropatch.models.layout import Layout
 from neuropatch.patch.metadata import BaseModel
-from neuropatch.storage.dtypes import FLOAT_DTYPES, float_dtype
+from neuropatch.storage.dtypes import FLOAT_DTYPES, SCALE_SUFFIXES, float_dtype
 from neuropatch.storage.safetensors_file import (
     MAX_HEADER_BYTES,
     SafetensorsHeader,
@@ -29,26 +32,8 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_SCALE_SUFFIXES = ("_scale_inv", "_scale")
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a checkpoint holds a matrix.
-
-    Attributes:
-        matrix: The matrix.
-        shard: Name of the file.
-        info: The tensor in it.
-        slot: Where in the tensor the matrix lies.
-        dtype: Format of its values.
-    """
-
-    matrix: MatrixId
-    shard: str
-    info: TensorInfo
-    slot: TensorSlot
-    dtype: np.dtype[Any]
+_BLOCKS = "_blocks"
+"""How the name of a tensor of MXFP4 numbers ends."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +112,8 @@ class Checkpoint:
         slots = self.layout.on_disk(matrix)
         found = [(name, slot) for slot in slots for name in slot.names if name in self.tensors]
         if len(found) != 1:
+            if not found:
+                self._refuse_quantised([name for slot in slots for name in slot.names])
             problem = (
                 f"holds {matrix} twice, as '{found[0][0]}' and as '{found[1][0]}'"
                 if found
@@ -135,24 +122,54 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder} {problem}", hint=self._hint())
         name, slot = found[0]
         info = self.tensor(name)
-        if info.dtype not in FLOAT_DTYPES and self.quantization:
+        shape = slot.stored_shape
+        if name.endswith(_BLOCKS) and info.dtype == "U8":
+            shape = (*shape[:-1], shape[-1] // MXFP4_BLOCK, MXFP4_BLOCK // 2)
+        elif info.dtype not in FLOAT_DTYPES:
+            self._refuse_quantised([name])
+            float_dtype(info.dtype, what=f"tensor '{info.name}'")
+        if info.shape != shape:
             raise CheckpointError(
-                f"tensor '{info.name}' is quantised ({self.quantization}, stored as {info.dtype}), "
-                "so its values cannot be edited one by one",
+                f"tensor '{info.name}' has shape {info.shape}, its config says {shape}",
                 hint=self._hint(),
             )
-        dtype = float_dtype(info.dtype, what=f"tensor '{info.name}'")
-        if info.shape != slot.stored_shape:
-            raise CheckpointError(
-                f"tensor '{info.name}' has shape {info.shape}, its config says {slot.stored_shape}",
-                hint=self._hint(),
-            )
-        return Location(matrix, self.tensors[info.name], info, slot, dtype)
+        scaled = self._scaled(info, slot.stored_shape)
+        dtype = np.dtype(np.float32) if scaled else FLOAT_DTYPES[info.dtype]
+        return Location(matrix, self.tensors[name], info, slot, dtype, scaled)
 
-    def scale_of(self, location: Location) -> str | None:
-        """The tensor of scales that multiplies the stored values of a matrix, if there is one."""
-        names = (location.info.name + suffix for suffix in _SCALE_SUFFIXES)
-        return next((name for name in names if name in self.tensors), None)
+    def _scaled(self, info: TensorInfo, shape: tuple[int, ...]) -> Scaled | None:
+        """The scales of a tensor's numbers; None if it holds the weights themselves.
+
+        Raises:
+            CheckpointError: If there should be scales, or there are some that are not understood.
+        """
+        blocks = info.dtype == "U8"
+        stem = info.name.removesuffix(_BLOCKS)
+        names = [f"{stem}_scales"] if blocks else [info.name + suffix for suffix in SCALE_SUFFIXES]
+        name = next((name for name in names if name in self.tensors), None)
+        if name is not None:
+            scales, shard = self.tensor(name), self.tensors[name]
+            if blocks:
+                return mxfp4(self.folder, scales, shape, shard=shard)
+            return find_scaled(self.folder, info, shape, scales, self.config, shard=shard)
+        # Float8 weights without scales are themselves, unless the config says that there are some.
+        if blocks or (info.dtype.startswith("F8") and self.quantization):
+            raise CheckpointError(
+                f"{self.folder} has no tensor '{names[0]}', so what the numbers of '{info.name}' "
+                f"({info.dtype}) stand for is not known",
+                hint=self._hint(),
+            )
+        return None
+
+    def _refuse_quantised(self, names: Iterable[str]) -> None:
+        """Refuse a matrix that is quantised under one of the names of its tensor.
+
+        Raises:
+            CheckpointError: If it is.
+        """
+        dtypes = {name: self.tensor(name).dtype for name in self.tensors}
+        for name in names:
+            refuse_quantised(self.folder, name, dtypes, self.quantization)
 
     def _hint(self) -> str:
         if self.quantization:

@@ -23,7 +23,6 @@ from neuropatch.checkpoint.index import Checkpoint
 from neuropatch.checkpoint.plan import EditPlan
 from neuropatch.checkpoint.staging import exclusive, writing
 from neuropatch.checkpoint.undo import FOLDER, is_undo_name, next_undo
-from neuropatch.checkpoint.values import read_values
 from neuropatch.errors import CheckpointError, OutputError, PatchMismatchError
 from neuropatch.patch.format import read_patch
 from neuropatch.patch.patch import NeuronPatch
@@ -167,9 +166,10 @@ def _restore(checkpoint: Checkpoint, undo: NeuronPatch) -> None:
         order = np.argsort(offsets)
         offsets, old, new = offsets[order], change.edit.before[order], change.edit.after[order]
         with checkpoint.path(location.shard).open("rb") as file:
-            found = read_values(file.fileno(), location.info, location.dtype, offsets)
+            found = _bytes(location.read_stored(file.fileno(), offsets))
+        was, is_new = (_bytes(location.encode(values, offsets)) for values in (old, new))
         # Byte by byte, since a power cut can tear a value.
-        if not ((_bytes(found) == _bytes(old)) | (_bytes(found) == _bytes(new))).all():
+        if not ((found == was) | (found == is_new)).all():
             raise PatchMismatchError(
                 f"{checkpoint.folder}: an in-place edit was interrupted, and {location.matrix} has "
                 "been changed by another program since",

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuropatch.checkpoint.index import Checkpoint, Location, reading
-from neuropatch.checkpoint.values import Index, read_values
+from neuropatch.checkpoint.index import Checkpoint, reading
+from neuropatch.checkpoint.location import Location
+from neuropatch.checkpoint.rounding import Rounding
+from neuropatch.checkpoint.values import Index
 from neuropatch.errors import CheckpointError, PatchMismatchError, UsageError
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.patch.algebra import compose
@@ -18,7 +20,7 @@ from neuropatch.patch.joining import concatenate_weights
 from neuropatch.patch.metadata import PatchMetadata
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.provenance import library_versions
-from neuropatch.storage.dtypes import Array, bits, is_finite
+from neuropatch.storage.dtypes import Array, bits, cast, is_finite
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,20 @@ class Write:
         location: The tensor.
         offsets: Positions in the flattened tensor, sorted and unique, int64 ``[n]``.
         order: Position in the change of each offset, int64 ``[n]``.
-        old: The values there now, ``[n]`` in the tensor's dtype.
-        new: The values to write, ``[n]`` in the tensor's dtype.
+        expected: What the base holds there, ``[n]`` in the location's dtype.
+        old: The values there now, ``[n]`` in the location's dtype.
+        new: The values to write, ``[n]`` in the location's dtype; the file can hold them.
+        rounding: What is lost by that, in formats with scales.
     """
 
     change: Change
     location: Location
     offsets: Index
     order: Index
+    expected: Array
     old: Array
     new: Array
-
-    @property
-    def expected(self) -> Array:
-        """What the base holds there in the tensor's dtype, in the order of the offsets."""
-        return self.change.expected_as(self.old.dtype)[self.order]
+    rounding: Rounding
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,12 @@ class EditPlan:
     @property
     def bytes(self) -> int:
         """Bytes of the values that are written."""
-        return sum(write.new.nbytes for write in self.writes)
+        return sum(write.location.bytes_of(len(write.new)) for write in self.writes)
+
+    @property
+    def rounding(self) -> Rounding:
+        """What is lost where the file cannot hold a new value."""
+        return Rounding.total(write.rounding for write in self.writes)
 
     def by_shard(self) -> Mapping[str, list[Write]]:
         """The writes of each shard, by file name."""
@@ -178,7 +184,6 @@ def _locate(checkpoint: Checkpoint, changes: Sequence[Change]) -> list[Location]
                     hint="models whose layers share weights cannot be edited layer by layer",
                 )
         _check_bounds(change, location)
-        _check_scaled(checkpoint, change, location)
     return [found[change.edit.matrix] for change in changes]
 
 
@@ -188,21 +193,6 @@ def _check_bounds(change: Change, location: Location) -> None:
         raise PatchMismatchError(
             f"{change.edit.matrix}: the patch edits a weight outside {rows} x {columns}",
             hint="apply it to the model it was made from",
-        )
-
-
-def _check_scaled(checkpoint: Checkpoint, change: Change, location: Location) -> None:
-    """A tensor with scales holds quotients: only a factor means the same for them.
-
-    A patch whose values are in the tensor's own narrow format was made from such a checkpoint.
-    """
-    absolute = change.inverted or change.edit.kind in ("set", "add")
-    scale = checkpoint.scale_of(location)
-    if absolute and scale is not None and change.edit.before.dtype != location.dtype:
-        raise CheckpointError(
-            f"tensor '{location.info.name}' is stored as {location.info.dtype} in units of "
-            f"'{scale}', but the patch holds weights of {change.edit.before.dtype}",
-            hint="edit the checkpoint from before quantisation, then quantise the result",
         )
 
 
@@ -235,7 +225,7 @@ def _write(file: int, change: Change, location: Location, *, reading_back: bool)
     offsets = location.slot.offsets(change.edit.rows, change.edit.columns)
     order = np.argsort(offsets)
     offsets = offsets[order]
-    old = read_values(file, location.info, location.dtype, offsets)
+    old = location.read(file, offsets)
     # Values are computed in the order of the patch, whose parameters are in that order.
     current = np.empty_like(old)
     current[order] = old
@@ -245,8 +235,23 @@ def _write(file: int, change: Change, location: Location, *, reading_back: bool)
             f"('{location.info.name}', {location.info.dtype})",
             hint="the model is damaged; download or export it again",
         )
-    new = change.new_values(current)[order]
-    return Write(change, location, offsets, order, old, new)
+    wanted = change.new_values(current)[order]
+    location.check_range(wanted, offsets)
+    new = location.rounded(wanted, offsets)
+    # What an inverse puts back was held before, and was rounded then if need be.
+    lossy = location.scaled is not None and not change.inverted
+    rounding = Rounding.of(wanted, new) if lossy else Rounding()
+    expected = _expected(change, location, offsets, order)
+    return Write(change, location, offsets, order, expected, old, new, rounding)
+
+
+def _expected(change: Change, location: Location, offsets: Index, order: Index) -> Array:
+    """What the location holds of the values that the patch was made for, by sorted offsets."""
+    unsorted = np.empty_like(offsets)
+    unsorted[order] = offsets
+    before = location.rounded(cast(change.edit.before, location.dtype), unsorted)
+    expected = location.rounded(change.expected_from(before), unsorted)
+    return np.asarray(expected[order])
 
 
 def _not_held(checkpoint: Checkpoint, writes: Sequence[Write], drift: Drift) -> PatchMismatchError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from neuropatch.checkpoint.rounding import Rounding
 from neuropatch.patch.drift import Drift
 
 
@@ -31,6 +32,7 @@ class ApplyResult:
         bytes_total: Bytes of the files of the checkpoint.
         left_out: Names in the model's folder that the new folder does not have.
         drift: How far the model was from what the patch was made for.
+        rounding: What was lost where a quantised tensor cannot hold a new value.
         undo: The undo patch, if one was written.
         notes: Sentences that a user should read.
     """
@@ -48,6 +50,7 @@ class ApplyResult:
     bytes_edited: int
     bytes_total: int
     drift: Drift
+    rounding: Rounding = field(default_factory=Rounding)
     files: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     undo: Path | None = None
@@ -71,6 +74,7 @@ class ApplyResult:
             "files": dict(self.files),
             "left_out": list(self.left_out),
             "drift": self.drift.to_json(),
+            "rounding": self.rounding.to_json(),
             "undo": None if self.undo is None else str(self.undo),
             "notes": list(self.notes),
         }

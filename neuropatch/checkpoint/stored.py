@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from neuropatch.checkpoint.index import Checkpoint, reading
-from neuropatch.checkpoint.values import Index, read_values
+from neuropatch.checkpoint.values import Index
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.patch.edits import UnitEdit, WeightEdit
 from neuropatch.patch.patch import NeuronPatch
@@ -57,7 +57,7 @@ def _values(checkpoint: Checkpoint, matrix: MatrixId, rows: Index, columns: Inde
     offsets = location.slot.offsets(rows, columns)
     order = np.argsort(offsets)
     with reading(), checkpoint.path(location.shard).open("rb") as file:
-        found = read_values(file.fileno(), location.info, location.dtype, offsets[order])
+        found = location.read(file.fileno(), offsets[order])
     values = np.empty_like(found)
     values[order] = found
     return values

@@ -79,6 +79,45 @@ def write_values(file: int, info: TensorInfo, offsets: Index, values: Array) -> 
             _write(file, piece.view(np.uint8).data, position)
 
 
+def read_halves(file: int, info: TensorInfo, offsets: Index) -> Array:
+    """Read 4-bit numbers that lie two in a byte, the first in the lower half.
+
+    Args:
+        file: Descriptor of the shard, open for reading.
+        info: The tensor, of bytes.
+        offsets: Positions in the flattened tensor of numbers, sorted and unique, ``[n]``.
+
+    Returns:
+        The numbers, uint8 ``[n]``, each below 16.
+    """
+    places, where = np.unique(offsets // 2, return_inverse=True)
+    whole = read_values(file, info, np.dtype(np.uint8), places)[where]
+    return np.where(offsets % 2, whole >> 4, whole & 0x0F)
+
+
+def unpack_halves(whole: Array) -> Array:
+    """All 4-bit numbers of bytes ``[n]``, the lower half of each first: uint8 ``[2 n]``."""
+    return np.stack([whole & 0x0F, whole >> 4], axis=1).reshape(-1)
+
+
+def write_halves(file: int, info: TensorInfo, offsets: Index, numbers: Array) -> None:
+    """Write 4-bit numbers; the other halves of their bytes are written back as they were.
+
+    Args:
+        file: Descriptor of the shard, open for reading and writing, with no other writer.
+        info: The tensor, of bytes.
+        offsets: Positions in the flattened tensor of numbers, sorted and unique, ``[n]``.
+        numbers: What to write there, uint8 ``[n]``, each below 16.
+    """
+    places, where = np.unique(offsets // 2, return_inverse=True)
+    whole = read_values(file, info, np.dtype(np.uint8), places)
+    # Of each half apart: an index that occurs twice in one assignment counts once.
+    low, high = offsets % 2 == 0, offsets % 2 == 1
+    whole[where[low]] = whole[where[low]] & 0xF0 | numbers[low]
+    whole[where[high]] = whole[where[high]] & 0x0F | numbers[high] << 4
+    write_values(file, info, places, whole)
+
+
 def _pieces(offsets: Index, item_size: int) -> Iterator[tuple[slice, int, int]]:
     """Runs of offsets handled in one piece: the run, its first offset, and the piece's length."""
     gaps = np.diff(offsets) * item_size > GAP_BYTES

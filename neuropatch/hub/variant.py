@@ -15,7 +15,7 @@ from neuropatch.checkpoint.index import INDEX
 from neuropatch.checkpoint.plan import EditPlan, make_plan
 from neuropatch.checkpoint.staging import check_space, writing
 from neuropatch.checkpoint.undo import FOLDER, is_undo_name
-from neuropatch.errors import ResourceError
+from neuropatch.errors import CheckpointError, ResourceError
 from neuropatch.hub.branch import Branch
 from neuropatch.hub.commit import Commit, PushedFile, Way
 from neuropatch.hub.model import VariantBase
@@ -112,7 +112,14 @@ def plan_variant(model: VariantBase, patches: Sequence[NeuronPatch]) -> VariantP
     make_plan(model.checkpoint, [replace(whole, weights=())])
     parts: dict[str, list[WeightEdit]] = {}
     for edit in whole.weights:
-        parts.setdefault(model.checkpoint.locate(edit.matrix).shard, []).append(edit)
+        location = model.checkpoint.locate(edit.matrix)
+        if location.scaled is not None and location.scaled.path.name != location.shard:
+            raise CheckpointError(
+                f"'{location.info.name}' and its scales are in two weight files, "
+                f"{location.shard} and {location.scaled.path.name}, and one is edited at a time",
+                hint="apply the patch to a local copy (-o), and push that",
+            )
+        parts.setdefault(location.shard, []).append(edit)
     return VariantPlan(
         model,
         {shard: replace(whole, weights=tuple(edits)) for shard, edits in sorted(parts.items())},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -30,6 +31,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+
+# Methods of quantisation whose weights transformers can give as they are multiplied out, and the
+# class that tells it to. On a GPU it would keep the numbers and the scales apart.
+_DEQUANTISING = {
+    "compressed-tensors": "CompressedTensorsConfig",
+    "fp8": "FineGrainedFP8Config",
+    "mxfp4": "Mxfp4Config",
+}
 
 # What transformers raises for files that hold nonsense, or that need a package that is missing.
 _SPOKEN = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
@@ -204,6 +213,28 @@ def _causal_loader(folder: Path) -> Any:
     return AutoModelForImageTextToText if multimodal and not causal else AutoModelForCausalLM
 
 
+def model_skeleton(folder: Path) -> Any:
+    """A model without its weights: the modules and names that it has once loaded.
+
+    Its class is the one that its config names, or else that of a causal language model.
+
+    Raises:
+        ModelError: If its config does not load, or names an unknown architecture.
+    """
+    import transformers
+
+    with _loading(f"{folder}: the model"):
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        # The names are the folder's own words: only a class of a model is taken for one.
+        named: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+        with torch.device("meta"):
+            if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+                return named(config)
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def load_sequence_classifier(
     folder: Path,
     *,
@@ -263,6 +294,7 @@ def _load(
     parse_device_map(device_map, device)
     where = parse_device(device)
     with _loading(f"{folder}: the model"):
+        options |= _dequantised(folder)
         model, report = loader.from_pretrained(
             folder,
             dtype=parse_dtype(dtype),
@@ -307,6 +339,20 @@ def _check_spread(folder: Path, model: Any) -> None:
         )
 
 
+def _dequantised(folder: Path) -> dict[str, Any]:
+    """Options that make transformers load the weights of a quantised folder as plain numbers."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    declared = getattr(config, "quantization_config", None) or {}
+    name = _DEQUANTISING.get(declared.get("quant_method", ""))
+    if name is None:
+        return {}
+    return {"quantization_config": getattr(transformers, name)(dequantize=True)}
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Let transformers load or save without notes and bars of its own."""
@@ -317,7 +363,10 @@ def quiet_transformers() -> Iterator[None]:
     # One bar a shard of a library's own work is no progress of the user's job.
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # That an option of ours counts beside the folder's own is as it should be.
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

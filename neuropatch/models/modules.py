@@ -11,6 +11,9 @@ from torch import nn
 from neuropatch.errors import ModelError
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.layout import Layout, TensorSlot
+from neuropatch.storage.dtypes import SCALE_SUFFIXES
+
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def model_layout(model: nn.Module) -> Layout:
@@ -107,6 +110,12 @@ def _resolve(
             f"parameter '{name}' has shape {tuple(parameter.shape)}, "
             f"its config says {slot.stored_shape}",
             hint="load the model without quantisation, or check its config",
+        )
+    scales = [name + suffix for suffix in SCALE_SUFFIXES if name + suffix in parameters]
+    if scales and parameter.dtype in _FLOAT8:
+        raise ModelError(
+            f"parameter '{name}' holds float8 numbers in units of '{scales[0]}'",
+            hint="load the model dequantised, or apply the patch to its files",
         )
     if parameter.is_meta:
         raise ModelError(

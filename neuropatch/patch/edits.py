@@ -315,7 +315,10 @@ class Change:
         An inverted change expects what the edit leaves behind there, which is computed from the
         rounded base: rounding the edited value instead may differ by one unit in the last place.
         """
-        before = cast(self.edit.before, dtype)
+        return self.expected_from(cast(self.edit.before, dtype))
+
+    def expected_from(self, before: Array) -> Array:
+        """The values expected of a model whose base holds ``before`` there, ``[n]``."""
         return self.edit.new_values(before) if self.inverted else before
 
     def new_values(self, current: Array) -> Array:

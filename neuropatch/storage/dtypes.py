@@ -45,6 +45,9 @@ ITEM_BITS: dict[str, int] = {
 }
 """Bits of one element of every format that safetensors defines; checked against the file."""
 
+SCALE_SUFFIXES = ("_scale_inv", "_scale")
+"""What the name of a tensor of scales adds to that of the float8 tensor in units of them."""
+
 _NAMES = {dtype: name for name, dtype in (FLOAT_DTYPES | INTEGER_DTYPES).items()}
 
 

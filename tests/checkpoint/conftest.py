@@ -68,6 +68,18 @@ class Lab:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         return folder
 
+    def raw(self, path, tensors):
+        """Write a safetensors file of ``name: (format, array)``, whatever the array's own dtype."""
+        header, parts, offset = {}, [], 0
+        for name, (dtype, array) in tensors.items():
+            data = np.ascontiguousarray(array).tobytes()
+            place = [offset, offset + len(data)]
+            header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": place}
+            parts.append(data)
+            offset += len(data)
+        text = json.dumps(header).encode()
+        path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
+
     def checkpoint(self, folder, model="llama", dtype="F32", shards=1, seed=0):
         """A random checkpoint of a small model."""
         config = CONFIGS[model]

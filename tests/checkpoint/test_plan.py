@@ -85,35 +85,6 @@ def test_a_damaged_model(lab, tmp_path):
     assert "decoder.0.down holds NaN" in refused(bad, patch)
 
 
-class TestScaledFormats:
-    """Checkpoints in float8 with a tensor of scales beside each weight."""
-
-    @pytest.fixture
-    def scaled(self, lab, tmp_path):
-        tensors = lab.tensors(lab.configs["llama"], "F8_E4M3")
-        name = "model.layers.0.mlp.down_proj.weight"
-        scales = {name + "_scale_inv": np.ones((1, 1), np.float32)}
-        return lab.write(tmp_path / "fp8", lab.configs["llama"], tensors | scales)
-
-    @pytest.mark.parametrize("kind", ["set", "add"])
-    def test_absolute_values_of_another_format_are_refused(self, lab, model, scaled, kind):
-        patch = with_edits(lab.patch(model), lab.edit(model, DOWN, kind, [4], 0.5))
-        assert "weight_scale_inv" in refused(scaled, patch)
-
-    def test_factors_and_zeros_are_fine_but_not_their_reverts(self, lab, model, scaled):
-        edits = [
-            lab.edit(model, DOWN, "zero", [4]),
-            lab.edit(model, DOWN, "scale", [5], 0.5),
-        ]
-        patch = with_edits(lab.patch(model), *edits)
-        assert make_plan(Checkpoint.open(scaled), [patch]).weights == 2
-        assert "in units of" in refused(scaled, patch, revert=True)
-
-    def test_a_patch_made_from_such_a_checkpoint_fits(self, lab, scaled):
-        patch = with_edits(lab.patch(scaled), lab.edit(scaled, DOWN, "set", [4], 0.5))
-        assert make_plan(Checkpoint.open(scaled), [patch]).weights == 1
-
-
 class TestDefinitions:
     """Layouts that no bundled architecture has."""
 

@@ -29,6 +29,7 @@ COMMANDS = (
     "report",
     "audit",
     "fairtune",
+    "export",
     "push",
     "list",
     "layout",

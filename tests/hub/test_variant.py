@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from neuropatch import NeuronPatch
 from neuropatch.checkpoint.apply import apply_patches, revert_patches
 from neuropatch.checkpoint.index import Checkpoint
 from neuropatch.checkpoint.plan import make_plan
-from neuropatch.errors import HubError, ModelError, PatchMismatchError, ResourceError
+from neuropatch.errors import (
+    CheckpointError,
+    HubError,
+    ModelError,
+    PatchMismatchError,
+    ResourceError,
+)
 from neuropatch.hub.branch import Destination
 from neuropatch.hub.licence import Terms
 from neuropatch.hub.push_model import prepare_model
@@ -339,3 +349,54 @@ def test_a_local_fine_tune_makes_no_claim_about_its_weights(
     hub.upload("ada/parent", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
     push(tuned, [make_file()], to=other, base_model="ada/parent")
     assert "base_model: ada/parent" in hub.files("bob/other")["README.md"].decode()
+
+
+@pytest.fixture
+def float8(hub, commit, base, down, tmp_path):
+    """``float8(apart)``: ``ada/float8``, whose ``down`` of layer 1 is float8; its folder.
+
+    Its scales are in the same weight file, or apart in another one.
+    """
+
+    def make(apart):
+        folder = shutil.copytree(base, tmp_path / "float8")
+        location = Checkpoint.open(folder).locate(down(1))
+        name, shard = location.info.name, location.shard
+        other = next(one for one in Checkpoint.open(folder).headers if one != shard)
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        weights = load_file(folder / shard)
+        weights[name] = weights[name].to(torch.float8_e4m3fn)
+        scales = {f"{name}_scale": torch.full((1,), 0.25)}
+        home = other if apart else shard
+        index["weight_map"][f"{name}_scale"] = home
+        rest = load_file(folder / other)
+        save_file(weights | ({} if apart else scales), folder / shard)
+        save_file(rest | (scales if apart else {}), folder / other)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        hub.upload(
+            "ada/float8", {path.name: path for path in folder.iterdir()} | {"README.md": CARD}
+        )
+        return folder
+
+    return make
+
+
+def test_a_float8_model(hub, float8, make_file, tmp_path):
+    folder = float8(apart=False)
+    file = make_file(BaseModel("ada/float8"), folder=folder, kinds=("zero", "scale"))
+    assert NeuronPatch.from_pretrained(file).weights[0].before.dtype == np.float32
+    push("ada/float8", [file])
+    files = hub.files("bob/variant")
+    del files["README.md"]
+    assert files == expected(folder, [file], tmp_path)
+
+
+def test_scales_in_another_weight_file(hub, float8, make_file):
+    folder = float8(apart=True)
+    file = make_file(BaseModel("ada/float8"), folder=folder)
+    hub.log.clear()
+    with pytest.raises(CheckpointError, match="its scales are in two weight files"):
+        push("ada/float8", [file])
+    assert not hub.log.uploads
+    # A local copy has both files.
+    apply_patches(folder, [NeuronPatch.from_pretrained(file)], folder.parent / "out")

@@ -1,6 +1,10 @@
 """Which of transformers' classes a checkpoint is loaded as."""
 
+import json
+
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from neuropatch.errors import ModelError
@@ -38,3 +42,48 @@ def test_half_of_an_encoder_decoder_is_not_taken_for_a_model(tmp_path):
     AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"is an encoder-decoder \(bart\)"):
         load_causal_model(tmp_path)
+
+
+QUANTISED = {
+    "fp8": {"quant_method": "fp8", "weight_block_size": [4, 4], "activation_scheme": "dynamic"},
+    "compressed-tensors": {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {
+                    "num_bits": 8,
+                    "type": "float",
+                    "symmetric": True,
+                    "strategy": "block",
+                    "block_structure": [4, 4],
+                },
+            }
+        },
+        "ignore": ["lm_head"],
+    },
+}
+
+
+@pytest.mark.parametrize("method", sorted(QUANTISED))
+def test_float8_weights_are_loaded_times_their_scales(method, make_model, tmp_path, recwarn):
+    model = make_model("llama", "bfloat16")
+    state = model.state_dict()
+    ending = "_scale_inv" if method == "fp8" else "_scale"
+    for name in [name for name in state if name.endswith("proj.weight")]:
+        rows, columns = state[name].shape
+        state[name] = state[name].to(torch.float8_e4m3fn)
+        state[name + ending] = torch.full((rows // 4, columns // 4), 0.5)
+    model.config.save_pretrained(tmp_path)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    document = json.loads((tmp_path / "config.json").read_text())
+    document["quantization_config"] = QUANTISED[method]
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    recwarn.clear()
+    loaded = load_causal_model(tmp_path).model.layers[1].mlp.down_proj.weight
+    stored = state["model.layers.1.mlp.down_proj.weight"].float()
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.float(), stored * 0.5)
+    assert not [one for one in recwarn if "quantization_config" in str(one.message)]

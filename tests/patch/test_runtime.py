@@ -281,6 +281,20 @@ def test_a_quantised_parameter_is_refused(make_model, make_layout, make_patch):
         patch.apply(model)
 
 
+def test_float8_in_units_of_scales_is_refused(make_model, make_layout, make_patch):
+    model = make_model("llama")
+    linear = model.model.layers[0].mlp.up_proj
+    linear.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), False)
+    patch = make_patch(make_layout("llama"), kinds=("zero",))
+    linear.weight_scale_inv = nn.Parameter(torch.ones(1, 1), False)
+    before = _snapshot(model)
+    with pytest.raises(ModelError, match=r"float8 numbers in units of .*up_proj.weight_scale_inv"):
+        patch.apply(model)
+    assert _snapshot(model) == before
+    del linear.weight_scale_inv
+    assert patch.apply(model).weights
+
+
 # Steering ------------------------------------------------------------------------------------
 
 
