@@ -85,8 +85,8 @@ _WHOLE: list[Column] = [
     ("KL", _measured("kl"), True, ".4f"),
 ]
 _COST: list[Column] = [
-    ("units", _localization("units"), True, ".0f"),
-    ("weights", _localization("weights"), True, ".0f"),
+    ("edited units", _localization("units"), True, ".0f"),
+    ("edited weights", _localization("weights"), True, ".0f"),
     ("CPU seconds", _localization("cpu_seconds"), True, ".1f"),
     ("MiB", _localization("memory", 2**-20), True, ".0f"),
 ]
