@@ -282,12 +282,13 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     variants = default_variants() + [Variant.parse(text) for text in options.variant]
+    drawn = next((one for one in variants if one.name == options.figures), None)
+    drawn = drawn or Variant.parse(options.figures)
     if options.methods:
         variants = [one for one in variants if one.name in options.methods]
     clean = tiny_clean_text() if options.clean is None else clean_text(options.clean)
     options.output.mkdir(parents=True, exist_ok=True)
     outputs, categories = [], []
-    drawn = Variant.parse(options.figures)
     for folder in options.models or trained(options):
         outputs.append(options.output / f"{folder.name}.json")
         bench = Bench(folder, clean, outputs[-1], options)

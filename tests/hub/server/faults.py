@@ -206,6 +206,10 @@ class Layer:
         )
         environ["hub.record"] = record
         fault = self.faults.take(record.method, record.path) or Fault()
+        if fault.delay and record.method == "POST":
+            # Who waits for the request to end its client takes it to have come in whole.
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
         self.log.add(record)
         try:
             yield from self._answer(environ, start_response, record, fault)
