@@ -161,16 +161,16 @@ def localize(
             }
             with out.progress() as progress:
                 run = RunOptions(
-                    method,
-                    config,
-                    data,
-                    dtype,
-                    device,
-                    limits,
-                    progress,
-                    out.note,
-                    world,
-                    device_map,
+                    method=method,
+                    config=config,
+                    data=data,
+                    dtype=dtype,
+                    device=device,
+                    limits=limits,
+                    progress=progress,
+                    note=out.note,
+                    world=world,
+                    device_map=device_map,
                 )
                 found = _find(model, files, run, output, per_category=per_category)
             if world.rank == 0:

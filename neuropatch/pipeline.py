@@ -210,12 +210,12 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     chosen.check_given(given)
     chosen.check(checkpoint.layout, given, parameters)
     # Imported late: everything above refuses bad input without loading transformers.
+    from neuropatch.models.device_map import parse_device_map
     from neuropatch.models.loading import (
         load_causal_model,
         load_masked_model,
         load_tokenizer,
         parse_device,
-        parse_device_map,
         parse_dtype,
     )
 

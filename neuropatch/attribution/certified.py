@@ -23,20 +23,15 @@ sums of candidates, are added up where weights are looked at, and all processes 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import nn
 
-from neuropatch.attribution.bounds import Bound, Rounding
+from neuropatch.attribution.bounds import Bound
 from neuropatch.attribution.candidates import Candidates
-from neuropatch.attribution.seen import Seen
 from neuropatch.attribution.selection import TopSelector
-from neuropatch.attribution.tap import LinearTap
-from neuropatch.data.batching import PackedBatch
+from neuropatch.attribution.watching import Samples, Watcher
 from neuropatch.errors import ResourceError, UsageError
 from neuropatch.kernels import backends
 from neuropatch.models.coordinates import MatrixId
@@ -57,45 +52,6 @@ FIRST_PER_TAKEN = 100
 
 REACH = 0.5
 """A weight joins when its bound could reach this share of the threshold before the next look."""
-
-LOOKS = 8
-"""How often a pass looks for weights that should join."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a pass over a data set consists of.
-
-    Attributes:
-        batches: Samples of each batch, or of each round of batches, in order.
-        slack: Rounding of scores over all of them.
-    """
-
-    batches: tuple[int, ...]
-    slack: Rounding
-
-    @classmethod
-    def of(cls, batches: Sequence[Sequence[int]], processes: int = 1) -> Samples:
-        """From the number of tokens of each sample of each batch of all processes."""
-        lengths = [length for batch in batches for length in batch]
-        # The sums of the processes are one more sum.
-        return cls(tuple(map(len, batches)), Rounding.of(lengths, len(batches) + processes - 1))
-
-    @property
-    def total(self) -> int:
-        """The number of samples."""
-        return sum(self.batches)
-
-    def looks(self) -> dict[int, int]:
-        """After how many batches to look for weights that join: samples seen at the next look."""
-        seen = list(accumulate(self.batches))
-        after: list[int] = []
-        wanted = 0.0
-        for number, count in enumerate(seen[:-1], start=1):
-            if count >= wanted:
-                after.append(number)
-                wanted = count + self.total / LOOKS
-        return {number: seen[then - 1] for number, then in pairwise([*after, len(self.batches)])}
 
 
 def obstacle(dtype: torch.dtype, devices: int = 1) -> UsageError | None:
@@ -133,78 +89,7 @@ def first_count(taken: int, size: int, room: float) -> int:
     return min(size, usual, max(2 * taken, int(room * size)))
 
 
-class _Watcher:
-    """What a pass over batches has to do for each matrix; the base of two kinds of passes."""
-
-    def __init__(self, model: nn.Module, slots: Sequence[ParameterSlot], world: World) -> None:
-        self._world = world
-        self._slots = {slot.matrix: slot for slot in slots}
-        self._by_layer: dict[tuple[str, int | None], list[ParameterSlot]] = {}
-        for slot in slots:
-            self._by_layer.setdefault((slot.name, slot.slot.expert), []).append(slot)
-        self._tap = LinearTap(model, slots)
-        self.samples = 0
-        self.batches = 0
-        device = slots[0].parameter.device
-        nothing = torch.zeros(0, dtype=torch.int64, device=device)
-        self.candidates = {slot.matrix: Candidates.at(nothing, 1) for slot in slots}
-        self.bounds = {slot.matrix: Bound.none(slot.slot.shape, device) for slot in slots}
-
-    @contextmanager
-    def recording(self, batch: PackedBatch) -> Iterator[None]:
-        """Take in the forward and backward pass of one batch inside the block."""
-        with self._tap.watching(batch, self._take):
-            yield
-        self.samples += len(batch.rows)
-        self.idle()
-
-    def idle(self) -> None:
-        """Count a batch, of this process or only of others."""
-        self.batches += 1
-        self._after_batch()
-
-    def _take(self, seen: Seen) -> None:
-        for slot in self._by_layer[seen.layer]:
-            grad = slot.rows_of(seen.grad.T).T
-            self.bounds[slot.matrix].now.add(grad, seen.input)
-            self.candidates[slot.matrix].add(grad, seen.input, seen.offsets)
-
-    def _after_batch(self) -> None:
-        """What to do between batches."""
-
-    def _into(self, matrix: MatrixId) -> int:
-        return self._slots[matrix].slot.shape[1]
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Candidates and bounds by name, for saving."""
-        return {
-            f"{matrix}/{name}": values
-            for matrix, candidates in self.candidates.items()
-            for name, values in {
-                **candidates.state(),
-                **self.bounds[matrix].state(),
-            }.items()
-        }
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that candidates and bounds take now."""
-        return sum(t.numel() * t.element_size() for t in self.state().values())
-
-    def load(self, state: Mapping[str, torch.Tensor], samples: int, batches: int) -> None:
-        """Continue from a saved state after so many samples and batches."""
-        self.samples, self.batches = samples, batches
-        for matrix, slot in self._slots.items():
-            mine = {
-                name.removeprefix(f"{matrix}/"): values.to(slot.parameter.device)
-                for name, values in state.items()
-                if name.startswith(f"{matrix}/")
-            }
-            self.candidates[matrix] = Candidates.loaded(mine)
-            self.bounds[matrix] = Bound.loaded(mine)
-
-
-class CertifiedPass(_Watcher):
+class CertifiedPass(Watcher):
     """Bounds of all weights and exact scores of candidates, over one data set.
 
     Args:
@@ -359,110 +244,6 @@ class CertifiedPass(_Watcher):
                 f"and the plan has room for {self._capacity:,} exact scores",
                 hint="use --memory windows, a smaller --p and --q, or a larger --max-memory",
             )
-
-
-class SecondLook(_Watcher):
-    """Exact scores of undecided weights from the first batch on.
-
-    Args:
-        model: The model; its parameters must be frozen.
-        slots: The matrices with undecided weights, in canonical order.
-        selector: Holds the top weights among the first candidates.
-        samples: What the pass consists of.
-        world: The processes that share the samples.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        slots: Sequence[ParameterSlot],
-        selector: TopSelector,
-        samples: Samples,
-        world: World = ALONE,
-    ) -> None:
-        super().__init__(model, slots, world)
-        self._selector = selector
-        self._pass = samples
-        self._looks = list(samples.looks())
-        self._whole = {matrix: bound.whole() for matrix, bound in self.bounds.items()}
-
-    def start(
-        self,
-        undecided: Mapping[MatrixId, Candidates],
-        bounds: Mapping[MatrixId, Bound],
-    ) -> None:
-        """Begin with weights of :meth:`CertifiedPass.undecided`, and the bounds of that pass."""
-        for matrix in self._slots:
-            self.candidates[matrix] = undecided[matrix]
-            self._whole[matrix] = bounds[matrix].whole()
-
-    @property
-    def done(self) -> bool:
-        """Whether all weights are decided."""
-        return self.batches == len(self._pass.batches) or not any(
-            map(len, self.candidates.values())
-        )
-
-    def _after_batch(self) -> None:
-        """Drop weights that now are proved to be below the threshold."""
-        here = self._looks.index(self.batches) + 1 if self.batches in self._looks else None
-        if here is None and self._world.size > 1:
-            # Adding up takes time, and after these batches nothing is known that would pay it.
-            return
-        for matrix, mine in self.candidates.items():
-            weights = mine.weights(self._slots[matrix].weight()).double()
-            now = self.bounds[matrix].now.of_all(self._world)
-            # A sum of parts that are rounded up is so once more.
-            left = self._whole[matrix].without(now, self.batches + self._world.size - 1)
-            rest = left.at(mine.index(self._into(matrix)))
-            if here is not None:
-                # All that is left of these is what they had summed after this batch.
-                rest = torch.where(mine.cohort == here, torch.minimum(rest, mine.rest), rest)
-            so_far = mine.sums.clone()
-            self._world.sum_([so_far])
-            sums = so_far.double() + rest.double()
-            reach = self._pass.slack.raise_(weights, sums, self._pass.total)
-            limit = self._selector.threshold(self._selector.group(matrix))
-            self.candidates[matrix] = mine.pick(reach >= limit)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Candidates and bounds by name, for saving."""
-        known = super().state()
-        for matrix, whole in self._whole.items():
-            known |= {f"{matrix}/whole.rows": whole.rows, f"{matrix}/whole.columns": whole.columns}
-        return known
-
-    def load(self, state: Mapping[str, torch.Tensor], samples: int, batches: int) -> None:
-        """Continue from a saved state after so many samples and batches."""
-        super().load(state, samples, batches)
-        for matrix, whole in self._whole.items():
-            whole.rows = state[f"{matrix}/whole.rows"].to(whole.rows.device)
-            whole.columns = state[f"{matrix}/whole.columns"].to(whole.columns.device)
-
-    def finish(self) -> None:
-        """Make sums those of all processes, at the end of the pass."""
-        self._world.sum_(candidates.sums for candidates in self.candidates.values())
-
-    def select(self, empty: TopSelector) -> TopSelector:
-        """The top weights of all: those of the selector and those that were undecided.
-
-        Args:
-            empty: A new selector like the one before.
-        """
-        known = {matrix: (scores, index) for matrix, scores, index in self._selector.taken()}
-        for matrix, mine in self.candidates.items():
-            scores = mine.scores(self._slots[matrix].weight(), self._pass.total)
-            index = mine.index(self._into(matrix))
-            if matrix in known:
-                scores, index = (
-                    torch.cat(p) for p in zip(known[matrix], (scores, index), strict=True)
-                )
-            index, order = index.sort()
-            known[matrix] = (scores[order], index)
-        for matrix in empty.matrices:
-            if matrix in known:
-                empty.add_some(matrix, *known[matrix])
-        return empty
 
 
 class _Strongest:

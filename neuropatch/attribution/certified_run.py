@@ -12,14 +12,14 @@ import torch
 from neuropatch.attribution.certified import (
     PILOT_SAMPLES,
     CertifiedPass,
-    Samples,
-    SecondLook,
     first_count,
 )
 from neuropatch.attribution.memory import format_size
 from neuropatch.attribution.run import Round, TopWeightsRun
+from neuropatch.attribution.second_look import SecondLook
 from neuropatch.attribution.selection import TopSelector, amount_of
 from neuropatch.attribution.state import Position
+from neuropatch.attribution.watching import Samples
 from neuropatch.data.batching import longest_first
 from neuropatch.data.tokenize import Sample
 from neuropatch.models.modules import ParameterSlot, resolve_parameters

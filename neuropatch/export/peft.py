@@ -22,7 +22,7 @@ from neuropatch.checkpoint.staging import check_output, staged_folder
 from neuropatch.errors import ModelError, PatchMismatchError, SelectionError
 from neuropatch.export.low_rank import Change
 from neuropatch.models.layout import TensorSlot
-from neuropatch.models.loading import model_skeleton
+from neuropatch.models.outline import outline_model
 from neuropatch.patch.drift import Drift
 from neuropatch.patch.patch import NeuronPatch
 from neuropatch.storage.dtypes import Array
@@ -91,7 +91,7 @@ def export_peft(patch: NeuronPatch, model_dir: str | Path, output: str | Path) -
         raise SelectionError(
             f"the patch changes no weight of {folder}", hint="it may be in the model already"
         )
-    skeleton = model_skeleton(folder)
+    skeleton = outline_model(folder)
     changes = _changes(plan, skeleton)
     _check_small(changes)
     tensors: dict[str, Array] = {}

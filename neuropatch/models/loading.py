@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from neuropatch.errors import ModelError, UsageError
-
-DEVICE_MAPS = ("auto", "balanced", "sequential")
-"""How accelerate spreads a model over all GPUs."""
-
-DeviceMap = str | dict[str, str]
-"""One of :data:`DEVICE_MAPS`, or the device of each module by its name."""
+from neuropatch.models.device_map import DeviceMap, check_spread, parse_device_map
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,28 +85,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     from transformers import AutoTokenizer
 
-    with _loading(f"{folder}: its tokenizer"):
+    with loading(f"{folder}: its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def parse_device_map(device_map: DeviceMap | None, device: str) -> None:
-    """Refuse a spread of a model over devices that cannot be had.
-
-    Raises:
-        UsageError: If it is unknown, contradicts ``--device``, or accelerate is missing.
-    """
-    if device_map is None:
-        return
-    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-        raise UsageError(
-            f"unknown --device-map '{device_map}'", hint=f"choose {', '.join(DEVICE_MAPS)}"
-        )
-    if device != "auto":
-        raise UsageError(
-            "--device-map and --device both say where the model goes", hint="give one of them"
-        )
-    if find_spec("accelerate") is None:
-        raise UsageError("--device-map needs accelerate", hint="pip install accelerate")
 
 
 def load_causal_model(
@@ -134,32 +108,13 @@ def load_causal_model(
         ModelError: If the model does not load whole, or does not fit the devices.
         UsageError: If dtype, device or device map are unknown.
     """
-    model, missing = _load(_causal_loader(folder), folder, dtype, device, device_map)
+    model, missing = _load(causal_loader(folder), folder, dtype, device, device_map)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
             hint="the checkpoint is incomplete, or not a causal language model",
         )
     return model
-
-
-def outline_causal_model(folder: Path, name: str) -> Any:
-    """A causal language model on torch's ``meta`` device: names and shapes, and no weights.
-
-    Args:
-        folder: A folder with config.json.
-        name: The model, for messages.
-
-    Raises:
-        ModelError: If transformers has no such model.
-    """
-    loader = _causal_loader(folder)
-    from transformers import AutoConfig
-
-    with _loading(f"{name}: the model"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # Any type does: a config may name one that a model cannot be made in.
-        return loader.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def load_masked_model(
@@ -192,8 +147,12 @@ def load_masked_model(
     return model
 
 
-def _causal_loader(folder: Path) -> Any:
+def causal_loader(folder: Path, name: str | None = None) -> Any:
     """What loads a checkpoint as a causal language model, images or not.
+
+    Args:
+        folder: A folder with config.json.
+        name: The model, for messages; the folder if None.
 
     Raises:
         ModelError: If its config does not load, or it is an encoder-decoder: some of those load as
@@ -201,38 +160,17 @@ def _causal_loader(folder: Path) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    with _loading(f"{folder}: the model"):
+    with loading(f"{name or folder}: the model"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{folder} is an encoder-decoder ({config.model_type}), not a causal language model",
+            f"{name or folder} is an encoder-decoder ({config.model_type}), not a causal language "
+            "model",
             hint="use a model that continues a text",
         )
     multimodal = type(config) in AutoModelForImageTextToText._model_mapping
     causal = type(config) in AutoModelForCausalLM._model_mapping
     return AutoModelForImageTextToText if multimodal and not causal else AutoModelForCausalLM
-
-
-def model_skeleton(folder: Path) -> Any:
-    """A model without its weights: the modules and names that it has once loaded.
-
-    Its class is the one that its config names, or else that of a causal language model.
-
-    Raises:
-        ModelError: If its config does not load, or names an unknown architecture.
-    """
-    import transformers
-
-    with _loading(f"{folder}: the model"):
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        # The names are the folder's own words: only a class of a model is taken for one.
-        named: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-        with torch.device("meta"):
-            if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-                return named(config)
-            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def load_sequence_classifier(
@@ -293,7 +231,7 @@ def _load(
     """A model in evaluation mode, and the names of weights that its folder lacks."""
     parse_device_map(device_map, device)
     where = parse_device(device)
-    with _loading(f"{folder}: the model"):
+    with loading(f"{folder}: the model"):
         options |= _dequantised(folder)
         model, report = loader.from_pretrained(
             folder,
@@ -320,23 +258,8 @@ def _load(
     if device_map is None:
         model.to(where)
     else:
-        _check_spread(folder, model)
+        check_spread(folder, model)
     return model.eval(), sorted(report["missing_keys"])
-
-
-def _check_spread(folder: Path, model: Any) -> None:
-    """Refuse a model of which accelerate keeps weights elsewhere and lends them to a device.
-
-    Raises:
-        ModelError: If it does: such weights have no place for scores beside them.
-    """
-    away = [name for name, p in model.named_parameters() if p.device.type == "meta"]
-    if away:
-        raise ModelError(
-            f"{folder} does not fit the devices: {len(away)} weights are on disk or in main "
-            f"memory, such as '{away[0]}'",
-            hint="use a smaller --dtype or more GPUs, or run it with --device cpu",
-        )
 
 
 def _dequantised(folder: Path) -> dict[str, Any]:
@@ -374,7 +297,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _loading(what: str) -> Iterator[None]:
+def loading(what: str) -> Iterator[None]:
     """Let transformers load in silence; what it raises becomes one line about ``what``."""
     try:
         with quiet_transformers():

@@ -15,7 +15,8 @@ from neuropatch.hub.resolve import hub_model, local_path
 from neuropatch.models.binding import own_config
 from neuropatch.models.kind import model_kind
 from neuropatch.models.layout import Layout
-from neuropatch.models.loading import DTYPES, outline_causal_model
+from neuropatch.models.loading import DTYPES, causal_loader
+from neuropatch.models.outline import outline_model
 from neuropatch.storage.safetensors_file import SafetensorsHeader
 
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -73,7 +74,8 @@ def read_outline(name: str) -> Outline:
             raise ModelError(
                 f"{name} is a masked language model", hint="plan a causal language model"
             )
-        model = outline_causal_model(folder, name)
+        causal_loader(folder, name)  # refuses encoder-decoders
+        model = outline_model(folder, name)
         numel = sum(parameter.numel() for parameter in model.parameters())
     return Outline(name, config, layout, numel, _stored(layout, config, headers))
 

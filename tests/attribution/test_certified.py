@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from neuropatch.attribution import certified
 from neuropatch.attribution.bounds import Bound, RankOneBound, Rounding
 from neuropatch.attribution.candidates import Candidates
-from neuropatch.attribution.certified import CertifiedPass, Samples, SecondLook, first_count
+from neuropatch.attribution.certified import CertifiedPass, first_count
 from neuropatch.attribution.certified_run import CertifiedRun
 from neuropatch.attribution.plan import ScorePlan
 from neuropatch.attribution.run import TopWeightsRun, Wanted
+from neuropatch.attribution.second_look import SecondLook
+from neuropatch.attribution.watching import Samples
 from neuropatch.data.batching import packed_batches
 from neuropatch.errors import ModelError, ResourceError
 from neuropatch.kernels import KernelBackend, snip_accumulate_

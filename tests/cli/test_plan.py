@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import pytest
+import transformers
+
 
 def test_a_table_of_ways(cli, model):
     run = cli("plan", model, "--device", "cpu", "--max-memory", "8GB")
@@ -57,3 +60,20 @@ def test_a_size_is_no_mode(cli, model):
     assert run.code == 1
     assert "unknown --memory '24GB'" in run.err
     assert "--max-memory" in run.err
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "encoder-decoder"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "masked language model"),
+    ],
+)
+def test_what_continues_no_text_is_refused(cli, tmp_path, config, says):
+    whole = transformers.AutoConfig.for_model(**config).to_dict()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(whole | config))
+    run = cli("plan", path, "--flops", "1e9", "--device", "cpu")
+    assert (run.code, run.out) == (1, "")
+    assert run.err.startswith(f"error: {path} is a")
+    assert says in run.err

@@ -9,6 +9,7 @@ from neuropatch.attribution import certified
 from neuropatch.attribution import run as run_module
 from neuropatch.attribution.plan import plan_scores
 from neuropatch.attribution.reference import snip_scores
+from neuropatch.attribution.second_look import SecondLook
 from neuropatch.attribution.selection import amount_of
 from neuropatch.attribution.state import fingerprint_of_weights
 from neuropatch.data.batching import largest_batch
@@ -254,7 +255,7 @@ def test_an_interrupted_certified_run_goes_on_to_the_same_bytes(inputs, tmp_path
     total = len(recorders)
     recorders.clear()
     localize(inputs(limits=Limits(**options)), config)
-    assert certified.SecondLook in recorders
+    assert SecondLook in recorders
     # A pilot that was cut off is one batch, and is run again.
     assert total - len(recorders) in (0, 1)
 
