@@ -33,6 +33,8 @@ def shown(text: object) -> str:
 def patch_names(arguments: Sequence[str]) -> list[str]:
     """Short names of patches, from how the user named them; no two are equal.
 
+    Files of one name have as many of their folders before it as tell them apart.
+
     Args:
         arguments: Files, folders or Hub names.
 
@@ -42,7 +44,13 @@ def patch_names(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if arguments.count(argument) > 1:
             raise UsageError(f"{argument} is given twice", hint="name each patch once")
-    short = [_short(argument) for argument in arguments]
+    long = [_name(argument) for argument in arguments]
+    short = [parts[-1] for parts in long]
+    for depth in range(2, max(map(len, long), default=0) + 1):
+        short = [
+            str(Path(*parts[-depth:])) if short.count(name) > 1 else name
+            for parts, name in zip(long, short, strict=True)
+        ]
     names = [
         shown(argument if short.count(name) > 1 else name)
         for argument, name in zip(arguments, short, strict=True)
@@ -53,14 +61,15 @@ def patch_names(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _short(argument: str) -> str:
+def _name(argument: str) -> tuple[str, ...]:
+    """The name of a patch, with the folders that it lies in before it."""
     path = Path(argument)
     if path.name == PATCH_FILE and path.parent.name:
-        return path.parent.name
+        return path.parent.parts
     if path.suffix == ".safetensors":
-        return path.stem
+        return (*path.parts[:-1], path.stem)
     found = None if path.exists() else parse_hub_name(argument)
-    return path.resolve().name if found is None else found.repo
+    return (found.repo,) if found is not None else path.resolve().parts[-1:]
 
 
 def group_names(patches: Sequence[PatchMetadata], names: Sequence[str], by: Grouping) -> list[str]:

@@ -19,9 +19,14 @@ def test_names_are_short_and_different():
         "b",
         "user/patch",
     ]
-    same = ["a/spin.safetensors", "b/spin.safetensors"]
-    assert patch_names(same) == same
-    long = [f"{'x' * 80}/{end}/p.safetensors" for end in "ab"]
+    assert patch_names(["/x/a/spin.safetensors", "/x/b/spin.safetensors"]) == ["a/spin", "b/spin"]
+    deep = ["1/a/neuron_patch.safetensors", "2/a/neuron_patch.safetensors", "c.safetensors"]
+    assert patch_names(deep) == ["1/a", "2/a", "c"]
+    revisions = ["user/patch@v1", "user/patch@v2"]
+    assert patch_names(revisions) == revisions
+    mixed = ["/x/spin.safetensors", "/y/x/spin.safetensors"]
+    assert patch_names(mixed) == ["/x/spin", "y/x/spin"]
+    long = [f"{'x' * 80}{end}/p.safetensors" for end in "ab"]
     first, second = patch_names(long)
     assert second == f"{first.removesuffix(' (1)')} (2)"
 
