@@ -141,16 +141,22 @@ def diff(
     """
     out = Output(json, quiet)
     from neuropatch.checkpoint.diff import diff_checkpoints
+    from neuropatch.errors import UsageError
     from neuropatch.hub.resolve import gguf_file, resolve_model
 
     from .views import patch_lines, patch_summary
 
     check_patch_output(output)
-    files = gguf_file(base), gguf_file(model)
-    if files[0] and files[1]:
+    mine, theirs = gguf_file(base), gguf_file(model)
+    if mine and theirs:
         from neuropatch.gguf.diff import diff_gguf
 
-        found = diff_gguf(files[0], files[1])
+        found = diff_gguf(mine, theirs)
+    elif mine or theirs:
+        raise UsageError(
+            f"{mine or theirs} is a GGUF file, and what it is compared with is none",
+            hint="name two GGUF files, or two checkpoints",
+        )
     else:
         found = diff_checkpoints(resolve_model(base).folder, resolve_model(model).folder)
     save_patch(found.patch, output)

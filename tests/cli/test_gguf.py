@@ -116,9 +116,11 @@ def test_diff(cli, model, patch, tmp_path):
     done = cli("diff", model, tmp_path / "p.gguf", "-o", tmp_path / "delta.safetensors")
     assert done.code == 0, done.err
     assert len(NeuronPatch.from_pretrained(tmp_path / "delta.safetensors")) == 3
-    done = cli("diff", model, tmp_path, "-o", tmp_path / "other.safetensors")
-    assert done.code == 1
-    assert f"error: {model} is a file, not a model folder" in done.err
+    for pair in ((model, tmp_path), (tmp_path, model)):
+        done = cli("diff", *pair, "-o", tmp_path / "other.safetensors")
+        assert (done.code, done.out) == (1, "")
+        assert f"error: {model} is a GGUF file, and what it is compared with is none" in done.err
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 @pytest.mark.parametrize(
