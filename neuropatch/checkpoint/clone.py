@@ -15,8 +15,6 @@ from typing import Literal
 FICLONE = 0x40049409
 """Linux's ioctl that lets a file share another one's blocks until either is written to."""
 
-_CHUNK = 128 << 20
-
 _UNSUPPORTED = {
     errno.EOPNOTSUPP,
     errno.ENOTTY,
@@ -134,7 +132,9 @@ def _loop(copy: Callable[[int, int, int, int], int], reader: int, writer: int) -
         done = start
         while done < stop:
             try:
-                count = copy(reader, writer, min(_CHUNK, stop - done), done)
+                # All at once, as `cp` asks: Linux stops by itself, after 2 GiB less a page. Chunks
+                # of a power of two took twice the time on ext4, which then looks for larger pages.
+                count = copy(reader, writer, stop - done, done)
             except OSError as error:
                 if copied or error.errno not in _UNSUPPORTED:
                     raise
