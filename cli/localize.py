@@ -34,6 +34,7 @@ EPILOG = options.examples(
 
 _PROCESSES = {
     "samples": "each takes its share of every data set",
+    "weights": "each holds its part of the weights, and all run every data set",
     "first": "the first one does it, as there is nothing to share",
 }
 
@@ -91,6 +92,7 @@ def localize(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    tp: options.TensorParallel = False,
     max_length: options.MaxLength = None,
     batch_tokens: options.BatchTokens = 1024,
     memory: options.MemoryMode = "auto",
@@ -117,7 +119,7 @@ def localize(
     out = Output(json, quiet or not is_first())
     state = output.with_suffix(".resume") if resume else None
     try:
-        with launched(device) as world:
+        with launched(device, split=tp) as world:
             from neuropatch.attribution.memory import parse_size
             from neuropatch.data.columns import ColumnOptions
             from neuropatch.methods._base import Limits
@@ -215,7 +217,7 @@ def _find(
     from neuropatch.methods._base import find_method
 
     if options.world.size > 1:
-        how = find_method(options.method).processes
+        how = "weights" if options.world.splits else find_method(options.method).processes
         if how in _PROCESSES:
             options.note(f"{options.world.size} processes: {_PROCESSES[how]}")
         if how == "first" and options.world.rank > 0:

@@ -27,6 +27,14 @@ DeviceMap = Annotated[
         metavar="auto|balanced|sequential",
     ),
 ]
+TensorParallel = Annotated[
+    bool,
+    typer.Option(
+        "--tp",
+        help="Split the weights, not the samples, among the processes of torchrun (tensor "
+        "parallelism).",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

@@ -20,8 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.distributed.rendezvous import rendezvous
 
 from neuropatch.data.batching import longest_first
@@ -132,10 +134,8 @@ class Processes(World):
         self.any(False)
 
     def _all_reduce(self, tensor: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-        try:
+        with _exchange():
             dist.all_reduce(tensor, op=operation)
-        except RuntimeError as error:
-            raise _DisconnectedError(str(error)) from error
 
     def end(self, error: BaseException) -> NeuropatchError | None:
         """Say with which words this process ends, and find out whether another one is the cause.
@@ -224,8 +224,41 @@ class Processes(World):
         return ""
 
 
+class Parts(Processes):
+    """One process of several that hold a part of the weights each, and run all samples together."""
+
+    splits = True
+
+    def shares(self, samples: Sequence[Item]) -> list[Sequence[Item]]:
+        """All samples are this process's; the others run the same ones."""
+        return [samples if rank == self.rank else [] for rank in range(self.size)]
+
+    def share(self, samples: Sequence[Item]) -> Sequence[Item]:
+        """All samples."""
+        return samples
+
+    def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Leave them: what has been summed over all samples is the sum."""
+
+    def pieces(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What all processes hold of a row of numbers, in the order of ranks."""
+        lengths = [int(length) for (length,) in self.gathered([len(row)])]
+        padded = torch.zeros(max(lengths), dtype=torch.float64)
+        padded[: len(row)] = torch.from_numpy(row)
+        found = [torch.empty_like(padded) for _ in lengths]
+        with _exchange():
+            dist.all_gather(found, padded)
+        return np.concatenate([t[:n].numpy() for t, n in zip(found, lengths, strict=True)])
+
+    def end(self, error: BaseException) -> NeuropatchError | None:
+        """As of any process; but here the model exchanges too, and breaks like an exchange."""
+        if type(error) is RuntimeError and _wait_for(self._ended, PATIENCE_SECONDS):
+            error = _DisconnectedError(str(error))
+        return super().end(error)
+
+
 @contextmanager
-def joined(place: Place, device: str) -> Iterator[Processes]:
+def joined(place: Place, device: str, *, split: bool = False) -> Iterator[Processes]:
     """Join the processes of a run, for the length of a ``with`` block.
 
     The block ends on all processes together, or with an error on all of them.
@@ -233,12 +266,13 @@ def joined(place: Place, device: str) -> Iterator[Processes]:
     Args:
         place: Where the launcher has put this process.
         device: ``--device`` of the run.
+        split: Whether each holds a part of the weights and runs all samples.
 
     Raises:
         ProcessError: If another process ended, or if this one did and it is not the first.
         UsageError: If there are fewer GPUs than processes on this machine.
     """
-    world = Processes(place, device)
+    world = (Parts if split else Processes)(place, device)
     try:
         yield world
         world.wait()
@@ -248,6 +282,15 @@ def joined(place: Place, device: str) -> Iterator[Processes]:
             raise
         raise other from error
     dist.destroy_process_group()
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """An exchange that fails is told from other errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _DisconnectedError(str(error)) from error
 
 
 def _on_gpus(place: Place, device: str) -> bool:

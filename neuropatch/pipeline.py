@@ -204,6 +204,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     chosen = find_method(options.method)
     chosen.check_processes(options.world)
     parameters = parse_parameters(chosen, options.config)
+    chosen.check_split(options.world, parameters)
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
     given = files.given(model_kind(checkpoint.config))
@@ -218,6 +219,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
         parse_device,
         parse_dtype,
     )
+    from neuropatch.models.split import check_heads
 
     parse_dtype(options.dtype)
     parse_device(options.device)
@@ -228,6 +230,8 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
             f"{options.world.size} processes",
             hint="leave --device-map out, or start it without torchrun or accelerate launch",
         )
+    split = options.world.size if options.world.splits else 1
+    check_heads(checkpoint.layout, split)
     tokenizer = load_tokenizer(resolved.folder)
     reader = DataReader(checkpoint, tokenizer, options.data, options.note)
     # Read before the model is loaded, so that bad data is refused at once.
@@ -242,6 +246,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
             dtype=options.dtype,
             device=options.world.device(options.device),
             device_map=options.device_map,
+            split=split,
         ),
         datasets=datasets,
         general=general,

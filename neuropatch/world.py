@@ -2,7 +2,8 @@
 
 What runs on several processes is written once, against :class:`World`: each process takes its share
 of the samples, and what has been summed over shares is summed over processes. Alone, the share is
-everything and a sum is what it was. No torch is loaded here.
+everything and a sum is what it was. Processes that share the weights of a model instead run all
+samples together; what each finds in its part of the weights is gathered. No torch is loaded here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from neuropatch.errors import UsageError
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from neuropatch.data.tokenize import Sample
 
@@ -64,11 +69,14 @@ class World:
         rank: Number of this process, from 0.
         size: Number of processes.
         local_size: Number of processes that share this machine.
+        splits: Whether the processes share the weights of the model (tensor parallelism) instead of
+            the samples.
     """
 
     rank = 0
     size = 1
     local_size = 1
+    splits = False
 
     def shares(self, samples: Sequence[Item]) -> list[Sequence[Item]]:
         """The samples of each process; each sample is in exactly one share, which may be empty."""
@@ -100,6 +108,13 @@ class World:
         """All processes' numbers, of each as many as it has; float64."""
         return [list(numbers)]
 
+    def pieces(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What all processes hold of a row of numbers, one behind the other.
+
+        Where each holds everything, that is what this one has.
+        """
+        return row
+
     def device(self, device: str) -> str:
         """The device of this process, of a ``--device``."""
         return device
@@ -110,21 +125,28 @@ ALONE = World()
 
 
 @contextmanager
-def launched(device: str) -> Iterator[World]:
+def launched(device: str, *, split: bool = False) -> Iterator[World]:
     """The world that a launcher has put this process into, for the length of a ``with`` block.
 
     Args:
         device: ``--device`` of the run.
+        split: Whether the processes share the weights of the model instead of the samples.
 
     Raises:
         ProcessError: If another process ends before the block does.
-        UsageError: If the processes cannot all run on the device.
+        UsageError: If the processes cannot all run on the device, or weights are to be shared and
+            there is one process.
     """
     where = place()
     if where is None:
+        if split:
+            raise UsageError(
+                "--tp splits the weights among processes, and there is one",
+                hint="start it with torchrun --nproc-per-node N -m neuropatch",
+            )
         yield ALONE
         return
     from neuropatch.distributed import joined
 
-    with joined(where, device) as world:
+    with joined(where, device, split=split) as world:
         yield world

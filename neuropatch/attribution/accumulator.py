@@ -98,7 +98,7 @@ class GradientAccumulator:
 
 
 def _zeros(slot: ParameterSlot) -> torch.Tensor:
-    *experts, height, width = slot.slot.stored_shape
+    *experts, height, width = slot.stored.shape
     shape = (*experts, width, height) if slot.slot.transposed else (*experts, height, width)
     wide = slot.parameter.dtype == torch.float64
     dtype = torch.float64 if wide else torch.float32

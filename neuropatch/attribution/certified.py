@@ -54,8 +54,19 @@ REACH = 0.5
 """A weight joins when its bound could reach this share of the threshold before the next look."""
 
 
-def obstacle(dtype: torch.dtype, devices: int = 1) -> UsageError | None:
-    """Why a model in a dtype, on so many devices, can have no certified mode here, or None."""
+def obstacle(dtype: torch.dtype, devices: int = 1, *, split: bool = False) -> UsageError | None:
+    """Why a model in a dtype, on so many devices, can have no certified mode here, or None.
+
+    Args:
+        dtype: Type of the weights.
+        devices: On how many devices of this process they are.
+        split: Whether they are split among processes.
+    """
+    if split:
+        return UsageError(
+            "--memory certified takes weights that are not split among processes",
+            hint="use --memory full or windows, or leave --tp out",
+        )
     if devices > 1:
         return UsageError(
             "--memory certified takes a model on one device",

@@ -127,6 +127,7 @@ def plan_scores(
     mode: str = "auto",
     share: float = 1.0,
     obstacle: UsageError | None = None,
+    shards: int = 1,
 ) -> ScorePlan:
     """Choose how scores are kept.
 
@@ -147,6 +148,7 @@ def plan_scores(
         mode: One of :data:`MODES`.
         share: Largest share of a group's weights that is taken.
         obstacle: Why there can be no certified mode, or None.
+        shards: Processes that hold a part of every matrix each.
 
     Raises:
         UsageError: If the mode is unknown, or cannot be had.
@@ -155,7 +157,8 @@ def plan_scores(
     token = footprint(layout, matrices, config or {}, item_size=item_size, on_cpu=on_cpu)
     activations = token.bytes(batch_tokens, batch_tokens if labels is None else labels)
     base = ScorePlan((tuple(matrices),), weights, 0, activations, budget)
-    return choose(plan_ways(layout, base, share), mode=mode, share=share, obstacle=obstacle)
+    ways = plan_ways(layout, base, share, shards=shards)
+    return choose(ways, mode=mode, share=share, obstacle=obstacle)
 
 
 def plan_ways(layout: Layout, base: ScorePlan, share: float, *, shards: int = 1) -> Ways:

@@ -81,8 +81,9 @@ class TopWeightsRun:
         batch_tokens: Most tokens of a batch.
         state: Where to save the run's state, or None.
         progress: Told of every batch.
-        world: The processes that share the samples. They keep step batch by batch, so that all can
-            save a state at one point, and none works on long after another one has ended.
+        world: The processes that share the samples, or the weights. They keep step batch by batch,
+            so that all can save a state at one point, and none works on long after another one has
+            ended.
     """
 
     def __init__(
@@ -154,11 +155,14 @@ class TopWeightsRun:
             here = window == start.window
             position = start if here else Position(start.dataset, window)
             self._score_window(position, saved if here else {})
+        self.selectors[self._name(start)].unite(self._world)
 
     def _score_window(self, position: Position, sums: dict[str, torch.Tensor]) -> None:
         name = self._name(position)
         matrices = self._plan.windows[position.window]
-        slots = resolve_parameters(self._model, self._layout, list(matrices))
+        slots = resolve_parameters(
+            self._model, self._layout, list(matrices), split=self._world.splits
+        )
         accumulator = GradientAccumulator(self._model, slots)
         if sums:
             accumulator.load(sums, position.samples)
@@ -168,8 +172,11 @@ class TopWeightsRun:
         samples = self._wanted[name].samples
         self._pass(accumulator, self._rounds(samples), slots, position, label)
         accumulator.reduce(self._world, len(samples))
-        for matrix in matrices:
-            self.selectors[name].add(matrix, *accumulator.factors(matrix))
+        for slot in slots:
+            row, column = slot.first
+            factors = accumulator.factors(slot.matrix)
+            selector = self.selectors[name]
+            selector.add(slot.matrix, *factors, first_row=row, first_column=column)
 
     def _pass(
         self,

@@ -15,6 +15,7 @@ from neuropatch.errors import ModelError, UsageError
 from neuropatch.kernels import product_topk
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
+from neuropatch.world import World
 
 SCOPES = ("matrix", "layer", "model")
 """Within what the top weights are taken."""
@@ -86,6 +87,7 @@ class TopSelector:
     ) -> None:
         self.matrices = list(matrices)
         self._order = {matrix: i for i, matrix in enumerate(self.matrices)}
+        self._widths = {matrix: layout.shape(matrix)[1] for matrix in self.matrices}
         self._scope = scope
         sizes: dict[Hashable, int] = {}
         for matrix in self.matrices:
@@ -129,15 +131,17 @@ class TopSelector:
         divisor: float = 1,
         *,
         first_row: int = 0,
+        first_column: int = 0,
     ) -> None:
         """See scores ``score * |weight| / divisor`` of a matrix, a product that is never stored.
 
         Args:
             matrix: The matrix.
-            score: ``[rows, in]``, float32 or float64.
-            weight: ``[rows, in]``, or None for ones.
+            score: ``[rows, columns]``, float32 or float64.
+            weight: ``[rows, columns]``, or None for ones.
             divisor: Positive.
             first_row: The row of the matrix where these begin; rows must come in order.
+            first_column: The column of the matrix where these begin.
 
         Raises:
             ModelError: If a score is not finite.
@@ -152,7 +156,9 @@ class TopSelector:
         _check_finite(matrix, values[:1])
         found = index >= 0
         index, order = index[found].sort()
-        self._keep(matrix, values[found][order], index + first_row * score.shape[1])
+        rows = torch.div(index, score.shape[1], rounding_mode="floor") + first_row
+        columns = index % score.shape[1] + first_column
+        self._keep(matrix, values[found][order], rows * self._widths[matrix] + columns)
 
     def add_some(self, matrix: MatrixId, score: torch.Tensor, index: torch.Tensor) -> None:
         """See the scores ``[n]`` of some weights of a matrix.
@@ -181,6 +187,26 @@ class TopSelector:
         # Not every time: with many weights to take, sorting them out costs more than finding them.
         if len(self._best[group].scores) > 1.25 * k:
             self._pruned(group)
+
+    def unite(self, world: World) -> None:
+        """Where each process has seen its part of the weights, take the top of all parts.
+
+        Ties go as if one process had seen all weights.
+        """
+        if not world.splits:
+            return
+        # Float64 holds all scores and indices exactly, and no process need know others' dtypes.
+        parts = [world.pieces(column.astype(np.float64)) for column in self.state().values()]
+        score, matrix, index = parts
+        order = np.lexsort((index, matrix))
+        self._best, self._floors = {}, {}
+        self.load(
+            {
+                "score": score[order],
+                "matrix": matrix[order].astype(np.int32),
+                "index": index[order].astype(np.int64),
+            }
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What has been kept so far, for saving: ``score``, ``matrix``, ``index``."""

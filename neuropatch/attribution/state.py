@@ -20,6 +20,7 @@ from torch import nn
 
 from neuropatch.attribution.selection import TopSelector
 from neuropatch.errors import OutputError
+from neuropatch.models.split import held
 from neuropatch.storage.dtypes import Array
 from neuropatch.storage.files import atomic_write
 from neuropatch.storage.safetensors_file import read_array, read_header, serialize_parts
@@ -216,11 +217,12 @@ def _signed(array: Array) -> Array:
 def fingerprint_of_weights(model: nn.Module) -> str:
     """A digest of a sample of every parameter: a name alone would not tell a retrained model.
 
-    Reading up to 256 values of each parameter takes no time, and no training leaves them all.
+    Reading up to 256 values of each parameter takes no time, and no training leaves them all. Of
+    weights that are split among processes it is a digest of the parts of this one.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
+        flat = held(parameter).reshape(-1)
         sample = flat[:: max(1, flat.numel() // 256)].double().cpu().numpy()
         digest.update(name.encode() + sample.tobytes())
     return digest.hexdigest()

@@ -178,6 +178,8 @@ class Method:
         run: Finds the patch: inputs and an instance of ``config`` to a localization.
         kinds: Language models that it is for: ``causal``, ``masked``.
         processes: How it runs on several processes: one of :data:`SHARING`.
+        splits: Whether, with an instance of ``config``, it also runs on processes that hold a part
+            of the weights each.
     """
 
     name: str
@@ -191,6 +193,7 @@ class Method:
     run: Callable[[Inputs, Any], Localization]
     kinds: tuple[str, ...] = ("causal",)
     processes: str = "one"
+    splits: Callable[[Any], bool] = lambda config: False
 
     def check_given(self, given: Given) -> None:
         """Refuse data that is missing, and data that would have no effect.
@@ -224,6 +227,18 @@ class Method:
             raise UsageError(
                 f"method {self.name} runs on one process, and there are {world.size}",
                 hint="start it without torchrun or accelerate launch",
+            )
+
+    def check_split(self, world: World, config: Any) -> None:
+        """Refuse weights that are split among processes where they have to be whole.
+
+        Raises:
+            UsageError: If they are split, and the method has to have them whole.
+        """
+        if world.splits and not self.splits(config):
+            raise UsageError(
+                f"method {self.name} does not run with --tp on these parameters",
+                hint="leave --tp out; spin, and snip of weights, run with it",
             )
 
 

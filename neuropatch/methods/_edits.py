@@ -166,9 +166,10 @@ def weight_edits(inputs: Inputs, sets: IndexSets, edit: Edit) -> tuple[WeightEdi
     rng = np.random.default_rng(inputs.seed)
     matrices = [matrix for matrix, flat in sets.items() if len(flat)]
     edits = []
-    for slot in resolve_parameters(inputs.model, inputs.layout, matrices):
+    split = inputs.world.splits
+    for slot in resolve_parameters(inputs.model, inputs.layout, matrices, split=split):
         rows, columns = np.divmod(sets[slot.matrix], slot.slot.shape[1])
-        weight = slot.weight()[torch.from_numpy(rows), torch.from_numpy(columns)]
+        weight = slot.whole()[torch.from_numpy(rows), torch.from_numpy(columns)]
         before = to_numpy(weight)
         wide = compute_dtype(before.dtype)
         if edit.kind == "zero":

@@ -25,6 +25,7 @@ from neuropatch.methods._rankings import Ranking, RankingKey, rank_weights, rank
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.layout import Layout
 from neuropatch.models.packing import can_pack
+from neuropatch.models.split import held_bytes
 from neuropatch.patch.metadata import PatchMetadata
 
 
@@ -150,7 +151,7 @@ def _plan(
 ) -> ScorePlan:
     model = inputs.model
     parameters = list(model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in parameters)
+    weights = sum(map(held_bytes, parameters))
     devices = {parameter.device for parameter in parameters}
     batch_tokens = limits.batch_tokens if can_pack(model) else 1
     sizes = [largest_batch(samples, batch_tokens=batch_tokens) for samples in datasets]
@@ -175,7 +176,8 @@ def _plan(
         budget=budget,
         mode=limits.mode,
         share=share,
-        obstacle=obstacle(parameters[0].dtype, len(devices)),
+        obstacle=obstacle(parameters[0].dtype, len(devices), split=inputs.world.splits),
+        shards=inputs.world.size if inputs.world.splits else 1,
     )
 
 

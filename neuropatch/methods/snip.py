@@ -75,4 +75,5 @@ METHOD = Method(
     check=check_scored,
     run=localize,
     processes="samples",
+    splits=lambda config: not config.finds_units,
 )

@@ -187,4 +187,5 @@ METHOD = Method(
     check=_check,
     run=localize,
     processes="samples",
+    splits=lambda config: True,
 )

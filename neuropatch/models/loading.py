@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from neuropatch.errors import ModelError, UsageError
 from neuropatch.models.device_map import DeviceMap, check_spread, parse_device_map
+from neuropatch.models.split import tensor_parallel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -95,6 +96,7 @@ def load_causal_model(
     dtype: str = "auto",
     device: str = "auto",
     device_map: DeviceMap | None = None,
+    split: int = 1,
 ) -> Any:
     """A causal language model in evaluation mode.
 
@@ -103,12 +105,13 @@ def load_causal_model(
         dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
         device: ``auto``, or a torch device.
         device_map: How the model is spread over devices; None for one device.
+        split: Number of processes among which the weights are split (tensor parallelism).
 
     Raises:
         ModelError: If the model does not load whole, or does not fit the devices.
         UsageError: If dtype, device or device map are unknown.
     """
-    model, missing = _load(causal_loader(folder), folder, dtype, device, device_map)
+    model, missing = _load(causal_loader(folder), folder, dtype, device, device_map, split)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
@@ -123,6 +126,7 @@ def load_masked_model(
     dtype: str = "auto",
     device: str = "auto",
     device_map: DeviceMap | None = None,
+    split: int = 1,
 ) -> Any:
     """A masked language model in evaluation mode.
 
@@ -131,6 +135,7 @@ def load_masked_model(
         dtype: ``auto`` for the stored one, or one of :data:`DTYPES`.
         device: ``auto``, or a torch device.
         device_map: How the model is spread over devices; None for one device.
+        split: Number of processes among which the weights are split (tensor parallelism).
 
     Raises:
         ModelError: If the model does not load whole, or does not fit the devices.
@@ -138,7 +143,7 @@ def load_masked_model(
     """
     from transformers import AutoModelForMaskedLM
 
-    model, missing = _load(AutoModelForMaskedLM, folder, dtype, device, device_map)
+    model, missing = _load(AutoModelForMaskedLM, folder, dtype, device, device_map, split)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, such as '{missing[0]}'",
@@ -226,11 +231,14 @@ def _load(
     dtype: str,
     device: str,
     device_map: DeviceMap | None = None,
+    split: int = 1,
     **options: Any,
 ) -> tuple[Any, list[str]]:
     """A model in evaluation mode, and the names of weights that its folder lacks."""
     parse_device_map(device_map, device)
     where = parse_device(device)
+    if split > 1:
+        options["distributed_config"] = tensor_parallel(where, split)
     with loading(f"{folder}: the model"):
         options |= _dequantised(folder)
         model, report = loader.from_pretrained(
@@ -255,10 +263,10 @@ def _load(
             f"as '{name}': {list(stored)}, and not {list(wanted)}",
             hint="use the config.json that belongs to these weights",
         )
-    if device_map is None:
-        model.to(where)
-    else:
+    if device_map is not None:
         check_spread(folder, model)
+    elif split == 1:
+        model.to(where)
     return model.eval(), sorted(report["missing_keys"])
 
 

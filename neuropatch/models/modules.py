@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from neuropatch.errors import ModelError
 from neuropatch.models.coordinates import BlockId, MatrixId
 from neuropatch.models.layout import Layout, TensorSlot
+from neuropatch.models.split import first_of_part, gathered, held, is_split
 from neuropatch.storage.dtypes import SCALE_SUFFIXES
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -40,16 +41,30 @@ class ParameterSlot:
         name: Name of the parameter.
         parameter: The parameter, in its stored shape.
         slot: Where in it the matrix lies.
+        first: Row and column of the matrix at which begins what this process holds of it.
     """
 
     matrix: MatrixId
     name: str
     parameter: nn.Parameter
     slot: TensorSlot
+    first: tuple[int, int] = (0, 0)
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """What this process holds of the parameter: all of it, unless it is split."""
+        return held(self.parameter)
 
     def weight(self) -> torch.Tensor:
-        """The matrix as ``[out, in]``: a view, or gathered rows where a fused tensor mixes them."""
-        return self.view_of(self.parameter.detach())
+        """The matrix as ``[out, in]``: a view, or gathered rows where a fused tensor mixes them.
+
+        Of a matrix that is split among processes the part of this one.
+        """
+        return self.view_of(self.stored)
+
+    def whole(self) -> torch.Tensor:
+        """The whole matrix; of one that is split all processes must ask for it together."""
+        return self.view_of(gathered(self.parameter))
 
     def view_of(self, stored: torch.Tensor) -> torch.Tensor:
         """The matrix's share of any tensor that is laid out like the parameter, ``[out, in]``."""
@@ -71,16 +86,30 @@ class ParameterSlot:
 
 
 def resolve_parameters(
-    model: nn.Module, layout: Layout, matrices: list[MatrixId]
+    model: nn.Module, layout: Layout, matrices: list[MatrixId], *, split: bool = False
 ) -> list[ParameterSlot]:
     """Find the parameter of every matrix.
 
+    Args:
+        model: A transformers model.
+        layout: Its layout.
+        matrices: The matrices.
+        split: Whether every matrix is split among processes (tensor parallelism).
+
     Raises:
-        ModelError: If a parameter is missing, misshapen, not loaded, or holds two of the
-            matrices in the same place (layers that share weights).
+        ModelError: If a parameter is missing, misshapen, not loaded, split otherwise than said, or
+            holds two of the matrices in the same place (layers that share weights).
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = [_resolve(matrix, layout.memory(matrix), parameters) for matrix in matrices]
+    if split:
+        found = [replace(one, first=first_of_part(model, one.name, one.parameter)) for one in found]
+    for one in found:
+        if is_split(one.parameter) and not split:
+            raise ModelError(
+                f"parameter '{one.name}' is split among processes (tensor parallelism)",
+                hint="load the model whole, or over the GPUs of one process with device_map='auto'",
+            )
     places: dict[tuple[int, int | None, int | None], MatrixId] = {}
     for entry in found:
         rows = entry.slot.row_map
@@ -120,12 +149,6 @@ def _resolve(
     if parameter.is_meta:
         raise ModelError(
             f"parameter '{name}' is not in memory", hint="load the model without offloading"
-        )
-    # What DTensor has; its class is not imported for the models of a single process.
-    if hasattr(parameter, "placements"):
-        raise ModelError(
-            f"parameter '{name}' is split among processes (tensor parallelism)",
-            hint="load the model whole, or over the GPUs of one process with device_map='auto'",
         )
     return ParameterSlot(matrix, name, parameter, slot)
 
