@@ -78,12 +78,13 @@ def first_of_part(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple
         ModelError: If the plan does not split it by rows or columns, each process having its own.
     """
     plan: dict[str, str] = getattr(model, "tp_plan", None) or {}
-    module = re.sub(r"\d+", "*", name.rpartition(".")[0])
+    module = re.sub(r"\.\d+(?=\.|$)", ".*", name.rpartition(".")[0])
     rule = plan.get(module)
     dimension = _DIMENSIONS.get(rule or "")
     split: Any = parameter
-    if dimension is None or not is_split(parameter) or parameter.ndim != 2:
-        kept = "keeps it whole" if rule is None else f"has the rule '{rule}' for it"
+    whole = rule is None or (dimension is not None and not is_split(parameter))
+    if whole or dimension is None or parameter.ndim != 2:
+        kept = "keeps it whole" if whole else f"has the rule '{rule}' for it"
         raise ModelError(
             f"the scores of '{name}' cannot be split among processes: the model's plan of tensor "
             f"parallelism {kept}",

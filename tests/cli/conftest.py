@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 VOCABULARY = 300
 CONTEXT = 64
 ROWS = 12
+COUNTING = Path(__file__).parent / "processes" / "counting.py"
 
 _WORDS = (
     *("Ada", "Lund", "Bo", "Ek", "lives", "at", "number", "street", "the", "of", "and", "is"),
@@ -66,6 +69,31 @@ def process():
     def start(*arguments, **options):
         command = [sys.executable, "-m", "neuropatch", *map(str, arguments)]
         return Popen(command, stdout=PIPE, stderr=PIPE, text=True, **options)
+
+    return start
+
+
+@pytest.fixture
+def pair():
+    """``pair(deadly, arguments)``: two processes, started by hand; exit code, stdout and stderr."""
+
+    def start(deadly, arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, COUNTING, deadly, *arguments]
+        setting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        both = [
+            Popen(
+                list(map(str, command)),
+                env={**os.environ, **setting, "RANK": str(rank)},
+                stdout=PIPE,
+                stderr=PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        return [(*process.communicate(timeout=600), process.returncode) for process in both]
 
     return start
 

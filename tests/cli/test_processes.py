@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -179,31 +177,6 @@ def test_shares_are_even_and_complete(size):
     assert {len(share) for share in shares} <= {14 // size, -(-14 // size)}
     tokens = [sum(len(s.ids) for s in share) for share in shares]
     assert max(tokens) - min(tokens) <= 13
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """``pair(deadly, arguments)``: two processes, started by hand; exit code, stdout and stderr."""
-
-    def start(deadly, arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, SCRIPTS / "counting.py", deadly, *arguments]
-        setting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        both = [
-            subprocess.Popen(
-                list(map(str, command)),
-                env={**os.environ, **setting, "RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in (0, 1)
-        ]
-        return [(*process.communicate(timeout=600), process.returncode) for process in both]
-
-    return start
 
 
 def test_a_death_ends_all_and_the_run_goes_on(folder, localizing, cli, pair, tmp_path):

@@ -1,4 +1,4 @@
-"""Started by a launcher: runs the cases of a file on processes that hold a part of the weights each.
+"""Started by a launcher: runs the cases of a file on processes that hold parts of the weights.
 
 Usage: parts.py FOLDER, with ``cases.json`` in it. The first process saves the patches there, and
 each one the rows that it has run a model on, and the numbers of scores that it has held at a time.
