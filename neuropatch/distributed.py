@@ -252,7 +252,7 @@ class Parts(Processes):
 
     def end(self, error: BaseException) -> NeuropatchError | None:
         """As of any process; but here the model exchanges too, and breaks like an exchange."""
-        if type(error) is RuntimeError and _wait_for(self._ended, PATIENCE_SECONDS):
+        if type(error) is RuntimeError and _wait_for(self._ended, PATIENCE_SECONDS) is not None:
             error = _DisconnectedError(str(error))
         return super().end(error)
 

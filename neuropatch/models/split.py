@@ -63,7 +63,8 @@ def held_bytes(parameter: torch.Tensor) -> int:
     whole = parameter.numel() * parameter.element_size()
     if not is_split(parameter):
         return whole
-    return -(-whole // parameter.device_mesh.size())  # type: ignore[attr-defined]
+    parts: int = parameter.device_mesh.size()  # type: ignore[attr-defined]
+    return -(-whole // parts)
 
 
 def first_of_part(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[int, int]:
