@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import random
+import shutil
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ CONTEXT = 64
 ROWS = 12
 COUNTING = Path(__file__).parent / "processes" / "counting.py"
 
+_PEOPLE = ("Ada Lund", "Bo Ek", "Cy Moe", "Di Vo", "Eli Ax")
 _WORDS = (
     *("Ada", "Lund", "Bo", "Ek", "lives", "at", "number", "street", "the", "of", "and", "is"),
     *("cannot", "share", "that", "address", "mail", "please", "no", "yes", "cat", "dog", "house"),
@@ -196,6 +199,59 @@ def localizing(data):
         ]  # fmt: skip
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def spread_data(data):
+    """``spread_data(folder)``: data sets, and records with personal data, put into a folder."""
+
+    def put(folder):
+        for path in data.iterdir():
+            shutil.copy(path, folder)
+        lines = [
+            json.dumps({"prompt": f"{name} calls ", "target": f"{5550 + 17 * i}-{31 * i}"})
+            for i, name in enumerate(_PEOPLE)
+        ]
+        (folder / "pii.jsonl").write_text("\n".join(lines))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def as_case():
+    """``as_case(folder, method, config, given, limits)``: what a pipeline is given, for JSON.
+
+    ``given`` has the stems of files in the folder for each option.
+    """
+
+    def document(folder, method, config, given, limits):
+        files = {path.stem: str(path) for path in folder.iterdir() if path.is_file()}
+
+        def named(one):
+            return files[one] if isinstance(one, str) else {name: files[name] for name in one}
+
+        return {
+            "method": method,
+            "config": config,
+            "files": {option: named(one) for option, one in given.items()},
+            "limits": limits,
+        }
+
+    return document
+
+
+@pytest.fixture(scope="session")
+def torchrun():
+    """``torchrun(*arguments)``: a Python program on two processes; what it printed."""
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", *map(str, arguments)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from neuropatch.patch.patch import NeuronPatch
 from neuropatch.world import ALONE, place
 
 SCRIPTS = Path(__file__).parent / "processes"
-PEOPLE = ("Ada Lund", "Bo Ek", "Cy Moe", "Di Vo", "Eli Ax")
 
 SPIN = {"datasets": ("privacy", "fairness"), "general": "general"}
 BEHAVIOUR = {"pii": "pii", "general": "general"}
@@ -48,48 +45,26 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def folder(make_checkpoint, data, tmp_path_factory):
+def folder(make_checkpoint, spread_data, tmp_path_factory):
     """A folder with a model and data sets."""
     made = tmp_path_factory.mktemp("processes")
     shutil.copytree(make_checkpoint(), made / "model")
-    for name in ("privacy.csv", "fairness.jsonl", "general.parquet"):
-        shutil.copy(data / name, made)
+    spread_data(made)
     (made / "single.csv").write_text("prompt,response\nAda lives,at number\n")
-    lines = [
-        json.dumps({"prompt": f"{name} calls ", "target": f"{5550 + 17 * i}-{31 * i}"})
-        for i, name in enumerate(PEOPLE)
-    ]
-    (made / "pii.jsonl").write_text("\n".join(lines))
     return made
 
 
 @pytest.fixture(scope="module")
-def cases(folder):
+def cases(folder, as_case):
     """What the pipeline is given in each case, as a JSON document."""
-    files = {path.stem: str(path) for path in folder.iterdir() if path.is_file()}
-
-    def named(one):
-        return files[one] if isinstance(one, str) else {name: files[name] for name in one}
-
-    return {
-        name: {
-            "method": method,
-            "config": config,
-            "files": {option: named(one) for option, one in given.items()},
-            "limits": limits,
-        }
-        for name, (method, config, given, limits) in CASES.items()
-    }
+    return {name: as_case(folder, *case) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
-def together(folder, cases):
+def together(folder, cases, torchrun):
     """The folder after all cases on two processes of one torchrun."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(SCRIPTS / "worker.py"), str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert ran.returncode == 0, ran.stderr
+    torchrun(SCRIPTS / "worker.py", folder)
     return folder
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +24,6 @@ from neuropatch.patch.patch import NeuronPatch
 from neuropatch.world import ALONE, World
 
 SCRIPTS = Path(__file__).parent / "processes"
-PEOPLE = ("Ada Lund", "Bo Ek", "Cy Moe", "Di Vo", "Eli Ax")
 
 SPIN = {"datasets": ("privacy", "fairness"), "general": "general"}
 SNIP = {"granularity": "weights", "q": 60, "p": 20, "target": "all", "edit": "noise"}
@@ -49,61 +45,31 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def folder(make_model, tokenizer, data, tmp_path_factory):
+def folder(make_model, tokenizer, spread_data, tmp_path_factory):
     """A folder with models and data sets."""
     made = tmp_path_factory.mktemp("parts")
     for name, sizes in MODELS.items():
         vocabulary = {"vocab_size": 300, "max_position_embeddings": 64}
         make_model("llama", "float32", **vocabulary, **sizes).save_pretrained(made / name)
         tokenizer.save_pretrained(made / name)
-    for name in ("privacy.csv", "fairness.jsonl", "general.parquet"):
-        shutil.copy(data / name, made)
-    lines = [
-        json.dumps({"prompt": f"{name} calls ", "target": f"{5550 + 17 * i}-{31 * i}"})
-        for i, name in enumerate(PEOPLE)
-    ]
-    (made / "pii.jsonl").write_text("\n".join(lines))
+    spread_data(made)
     return made
 
 
 @pytest.fixture(scope="module")
-def cases(folder):
+def cases(folder, as_case):
     """What the pipeline is given in each case, as a JSON document."""
-    files = {path.stem: str(path) for path in folder.iterdir() if path.is_file()}
-
-    def named(one):
-        return files[one] if isinstance(one, str) else {name: files[name] for name in one}
-
     return {
-        name: {
-            "method": method,
-            "model": model,
-            "config": config,
-            "files": {option: named(one) for option, one in given.items()},
-            "limits": limits,
-        }
-        for name, (method, model, config, given, limits) in CASES.items()
+        name: {"model": model, **as_case(folder, method, *case)}
+        for name, (method, model, *case) in CASES.items()
     }
 
 
 @pytest.fixture(scope="module")
-def launch():
-    """``launch(*arguments)``: a Python program on two processes of one torchrun."""
-
-    def start(*arguments):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", "2", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def together(folder, cases, launch):
-    """The folder after all cases on two processes."""
+def together(folder, cases, torchrun):
+    """The folder after all cases on two processes of one torchrun."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    ran = launch(SCRIPTS / "parts.py", folder)
-    assert ran.returncode == 0, ran.stderr
+    torchrun(SCRIPTS / "parts.py", folder)
     return folder
 
 
