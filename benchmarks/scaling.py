@@ -153,10 +153,10 @@ def draw(lines: dict[str, dict[str, Any]], path: Path) -> None:
                 x, line = np.array(found["x"]), found["fits"][measure]
                 panel.plot(x, line["slope"] * x + line["intercept"], color=GREY, linewidth=1)
                 panel.plot(x, found[measure], "o", color=COLOURS[row])
-                flat = abs(line["growth"]) < 0.05
+                flat = abs(line["growth"]) < 0.1
                 title = f"{line['growth']:+.1%}" if flat else f"R² = {line['r2']:.4f}"
                 panel.set_title(title, fontsize=9)
-                panel.set_ylim(bottom=0)
+                panel.set_ylim(0, 1.1 * max(found[measure]))
                 if row:
                     panel.set_xlabel(LABELS[axis])
                 if not column:

@@ -147,8 +147,10 @@ def _row(way: Way, plan: RunPlan) -> tuple[str, ...]:
     one = way.plan
     most = "<= " if one.candidates else ""
     fits = "yes" if one.fits else "no"
-    if not way.localizes:
+    if way.obstacle is not None:
         fits += " *"
+    elif way.split:
+        fits += ", with --tp"
     elif one.mode == plan.chosen:
         fits += ", chosen"
     sizes = (one.weights, one.scores, one.activations, PROCESS_BYTES, one.total)
@@ -177,8 +179,8 @@ def _per_second(rate: float, unit: str) -> str:
 
 
 def _notes(plan: RunPlan) -> list[str]:
-    others = [way.name for way in plan.ways if not way.localizes]
-    return [f"*        not by localize, which needs the whole model: {'; '.join(others)}"]
+    ways = [way for way in plan.ways if way.obstacle is not None]
+    return [f"*        {way.name}: not by localize, because {way.obstacle}" for way in ways]
 
 
 def _duration(seconds: float) -> str:

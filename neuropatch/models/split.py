@@ -67,6 +67,29 @@ def held_bytes(parameter: torch.Tensor) -> int:
     return -(-whole // parts)
 
 
+def rule_of(model: nn.Module, name: str) -> str | None:
+    """The rule of a model's plan of tensor parallelism for a parameter, or None.
+
+    Args:
+        model: A model of transformers.
+        name: Name of the parameter. A plan names modules, or parameters of stacked experts, with
+            ``*`` for numbers.
+    """
+    plan: dict[str, str] = getattr(model, "tp_plan", None) or {}
+    pattern = re.sub(r"\.\d+(?=\.|$)", ".*", name)
+    return plan.get(pattern) or plan.get(pattern.rpartition(".")[0])
+
+
+def is_cut(rule: str) -> bool:
+    """Whether a rule gives each process a part of the weight."""
+    return "colwise" in rule or "rowwise" in rule
+
+
+def splits_scores(rule: str | None) -> bool:
+    """Whether scores of a weight can be split as a rule splits the weight."""
+    return rule in _DIMENSIONS
+
+
 def first_of_part(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[int, int]:
     """Row and column of a linear layer's weight at which the part of this process begins.
 
@@ -78,9 +101,7 @@ def first_of_part(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple
     Raises:
         ModelError: If the plan does not split it by rows or columns, each process having its own.
     """
-    plan: dict[str, str] = getattr(model, "tp_plan", None) or {}
-    module = re.sub(r"\.\d+(?=\.|$)", ".*", name.rpartition(".")[0])
-    rule = plan.get(module)
+    rule = rule_of(model, name)
     dimension = _DIMENSIONS.get(rule or "")
     split: Any = parameter
     whole = rule is None or (dimension is not None and not is_split(parameter))

@@ -17,6 +17,7 @@ from neuropatch.models.kind import model_kind
 from neuropatch.models.layout import Layout
 from neuropatch.models.loading import DTYPES, causal_loader
 from neuropatch.models.outline import outline_model
+from neuropatch.models.split import is_cut, rule_of
 from neuropatch.storage.safetensors_file import SafetensorsHeader
 
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -31,6 +32,8 @@ class Outline:
         config: The document in its ``config.json``.
         layout: Its layout.
         numel: Number of its parameters; tied ones count once.
+        rules: What the plan of tensor parallelism of its class says of parameters, by name.
+        cut: Number of its parameters that this plan cuts into parts.
         stored: Name of the type that it is stored in, or None if nothing says it.
     """
 
@@ -38,6 +41,8 @@ class Outline:
     config: Mapping[str, Any]
     layout: Layout
     numel: int
+    rules: Mapping[str, str]
+    cut: int
     stored: str | None
 
     def dtype(self, wanted: str) -> str:
@@ -76,8 +81,11 @@ def read_outline(name: str) -> Outline:
             )
         causal_loader(folder, name)  # refuses encoder-decoders
         model = outline_model(folder, name)
-        numel = sum(parameter.numel() for parameter in model.parameters())
-    return Outline(name, config, layout, numel, _stored(layout, config, headers))
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        rules = {name: rule for name in sizes if (rule := rule_of(model, name)) is not None}
+    cut = sum(sizes[name] for name, rule in rules.items() if is_cut(rule))
+    stored = _stored(layout, config, headers)
+    return Outline(name, config, layout, sum(sizes.values()), rules, cut, stored)
 
 
 def _described(name: str, scratch: Path) -> tuple[Path, Mapping[str, SafetensorsHeader]]:

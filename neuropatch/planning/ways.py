@@ -26,11 +26,14 @@ from neuropatch.methods._weights import largest_share
 from neuropatch.methods.spin import SpinConfig
 from neuropatch.models.coordinates import parse_target
 from neuropatch.models.loading import DTYPES, parse_device
+from neuropatch.models.split import check_heads, splits_scores
 from neuropatch.pipeline import DEFAULT_SAMPLES
 from neuropatch.planning.outline import Outline, read_outline
 
 DEFAULT_TOKENS = 128
 """Tokens of a sample when the user names no number."""
+
+_WHOLE = "it needs the whole model in memory"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Way:
         seconds: Estimated time; at the most, of a certified way.
         processes: Processes that share the work.
         read: Bytes of weights that are read from main memory or disk again and again.
-        localizes: Whether ``localize`` runs this way.
+        obstacle: Why ``localize`` does not run this way, as a clause, or None if it does.
+        split: Whether each process holds a part of the weights only, which ``--tp`` asks for.
     """
 
     name: str
@@ -81,7 +85,8 @@ class Way:
     seconds: float
     processes: int = 1
     read: int = 0
-    localizes: bool = True
+    obstacle: str | None = None
+    split: bool = False
 
     @property
     def passes(self) -> int:
@@ -100,7 +105,9 @@ class Way:
             "processes": self.processes,
             "read_bytes": self.read,
             "fits": self.plan.fits,
-            "localizes": self.localizes,
+            "localizes": self.obstacle is None,
+            "obstacle": self.obstacle,
+            "split": self.split,
         }
 
 
@@ -234,7 +241,7 @@ class _Planner:
             reason = str(error)
         rows = [self._way(plan, cost) for plan in (ways.full, ways.windows, ways.certified)]
         if processes > 1:
-            rows.append(self._sharded(processes))
+            rows.append(self._split(processes))
         rows.append(self._offloaded(cost))
         return RunPlan(
             outline=self._outline,
@@ -268,11 +275,18 @@ class _Planner:
         )
 
     def _base(self, numel: int, shards: int = 1) -> ScorePlan:
-        """A plan with everything but scores, for a process that holds so many parameters."""
+        """A plan with everything but scores, for a process that holds so many parameters.
+
+        Args:
+            numel: Parameters that it holds.
+            shards: Processes that hold a part of every matrix each, and run all samples; else they
+                share the samples.
+        """
         length, most = self._work.length, self._options.limits.batch_tokens
         packs = self._layout.signature.model_type not in self._layout.definition.unpacked
         fit = max(1, most // length) if packs else 1
-        tokens = min(fit, max(1, self._options.samples // self._options.processes)) * length
+        shares = self._options.processes if shards == 1 else 1
+        tokens = min(fit, max(1, self._options.samples // shares)) * length
         activations = self._footprint(shards).bytes(tokens, tokens)
         weights = numel * self._dtype.itemsize
         return ScorePlan((tuple(self._matrices),), weights, 0, activations, self._budget)
@@ -298,19 +312,34 @@ class _Planner:
     def _best(self, base: ScorePlan, shards: int = 1) -> ScorePlan:
         """The way to keep scores that fits beside what else there is; else the least one."""
         ways = plan_ways(self._layout, base, self._share, shards=shards)
+        reason = obstacle(self._dtype, split=shards > 1)
         try:
-            return choose(ways, share=self._share, obstacle=obstacle(self._dtype))
+            return choose(ways, share=self._share, obstacle=reason)
         except ResourceError:
-            return min(ways.windows, ways.certified, key=lambda plan: plan.total)
+            others = (ways.windows,) if reason else (ways.windows, ways.certified)
+            return min(others, key=lambda plan: plan.total)
 
-    def _sharded(self, processes: int) -> Way:
-        """Every layer's matrices, and their scores, cut into parts for as many processes."""
-        inside = sum(self._layers().values())
-        numel = inside // processes + self._outline.numel - inside
+    def _split(self, processes: int) -> Way:
+        """Weights, and their scores, cut into parts for as many processes."""
+        cut = self._outline.cut
+        numel = -(-cut // processes) + self._outline.numel - cut
         plan = self._best(self._base(numel, processes), processes)
         seconds = self._seconds(plan, self._footprint()) / processes
-        name = f"{_scores(plan)}, layers over {processes}"
-        return Way(name, plan, seconds, processes, localizes=False)
+        name = f"{_scores(plan)}, weights over {processes}"
+        return Way(name, plan, seconds, processes, obstacle=self._no_split(processes), split=True)
+
+    def _no_split(self, processes: int) -> str | None:
+        """Why ``localize --tp`` does not take the model on so many processes, or None."""
+        try:
+            check_heads(self._layout, processes)
+        except UsageError as error:
+            return error.message
+        rules = self._outline.rules
+        for matrix in self._matrices:
+            names = self._layout.memory(matrix).names
+            if not any(splits_scores(rules.get(name)) for name in names):
+                return f"the scores of '{names[0]}' cannot be split among processes"
+        return None
 
     def _offloaded(self, cost: Footprint) -> Way:
         """Weights elsewhere: a layer is there while it is used, and the next one on its way."""
@@ -318,7 +347,7 @@ class _Planner:
         outside = self._outline.numel - sum(layers.values())
         plan = self._best(self._base(outside + 2 * max(layers.values())))
         batches = math.ceil(self._work.tokens / self._options.limits.batch_tokens)
-        way = Way(f"{_scores(plan)}, offload", plan, self._seconds(plan, cost), localizes=False)
+        way = Way(f"{_scores(plan)}, offload", plan, self._seconds(plan, cost), obstacle=_WHOLE)
         # Once in each forward pass, and once in each backward pass.
         streamed = sum(layers.values()) * self._dtype.itemsize
         return replace(way, read=2 * way.passes * batches * streamed)

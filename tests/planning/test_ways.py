@@ -85,7 +85,11 @@ def options(**given):
 
 
 def way(plan, start):
-    (found,) = [one for one in plan.ways if one.name.startswith(start) and one.localizes]
+    (found,) = [
+        one
+        for one in plan.ways
+        if one.name.startswith(start) and one.obstacle is None and not one.split
+    ]
     return found
 
 
@@ -170,14 +174,28 @@ def test_processes_share_time_and_the_free_memory(saved):
     alone, shared = way(one, "full"), way(four, "full, samples over 4")
     assert shared.seconds == pytest.approx(alone.seconds / 4)
     assert shared.plan.total == alone.plan.total
-    (sharded,) = [row for row in four.ways if "layers over 4" in row.name]
-    # Embeddings and norms are not cut.
-    outside = 2 * (2 * 32768 * 4096 + 65 * 4096)
-    assert sharded.plan.weights == outside + (alone.plan.weights - outside) // 4
-    assert sharded.plan.scores == alone.plan.scores // 4
-    assert not sharded.localizes
+    (split,) = [row for row in four.ways if row.split]
+    # Norms are not cut.
+    outside = 2 * 65 * 4096
+    assert split.plan.weights == outside + (alone.plan.weights - outside) // 4
+    assert split.plan.scores == alone.plan.scores // 4
+    assert split.obstacle is None
+    assert split.name == "full, weights over 4"
     free = [plan_run(path, options(processes=n)).budget for n in (1, 4)]
     assert free[1] < free[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("config", "processes", "reason"),
+    [
+        (MISTRAL_7B, 3, "the 32 heads of this model cannot be split among 3 processes"),
+        (MIXTRAL_8X7B, 2, "the scores of 'model.layers.0.mlp.experts.gate_up_proj' cannot be"),
+    ],
+)
+def test_what_tensor_parallelism_cannot_run_is_no_way_to_localize(config, processes, reason, saved):
+    plan = plan_run(saved(config), options(processes=processes))
+    (split,) = [row for row in plan.ways if row.split]
+    assert split.obstacle.startswith(reason)
 
 
 def test_offload_holds_two_layers_and_reads_all_of_them_for_every_batch(saved):
