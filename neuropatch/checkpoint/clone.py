@@ -8,12 +8,17 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import Event, Thread
 from typing import Literal
 
 FICLONE = 0x40049409
 """Linux's ioctl that lets a file share another one's blocks until either is written to."""
+
+_LARGE = 128 << 20
+"""A file of so many bytes is flushed while it is copied, which takes a thread."""
 
 _UNSUPPORTED = {
     errno.EOPNOTSUPP,
@@ -47,10 +52,11 @@ def clone(source: Path, destination: Path) -> Way:
         with os.fdopen(os.open(destination, flags, mode), "r+b") as writer:
             if _reflink(reader.fileno(), writer.fileno()):
                 return "reflinked"
-            if not _copy_in_kernel(reader.fileno(), writer.fileno()):
-                reader.seek(0)
-                writer.seek(0)
-                shutil.copyfileobj(reader, writer, 1 << 20)
+            with _flushing(writer.fileno(), os.fstat(reader.fileno()).st_size):
+                if not _copy_in_kernel(reader.fileno(), writer.fileno()):
+                    reader.seek(0)
+                    writer.seek(0)
+                    shutil.copyfileobj(reader, writer, 1 << 20)
     return "copied"
 
 
@@ -106,6 +112,37 @@ def _reflink(reader: int, writer: int) -> bool:
             raise
         return False
     return True
+
+
+@contextmanager
+def _flushing(file: int, size: int) -> Iterator[None]:
+    """Write a large file to the disk in a thread, while it is filled in the ``with`` block.
+
+    Who needs it on the disk has little left to flush then. An error of the disk is raised here: a
+    later flush, by another descriptor, need not be told of it again.
+    """
+    if size < _LARGE:
+        yield
+        return
+    full = Event()
+    errors: list[OSError] = []
+
+    def flush() -> None:
+        try:
+            while not full.wait(0.05):
+                os.fsync(file)
+        except OSError as error:
+            errors.append(error)
+
+    thread = Thread(target=flush)
+    thread.start()
+    try:
+        yield
+    finally:
+        full.set()
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _copy_in_kernel(reader: int, writer: int) -> bool:
