@@ -100,7 +100,9 @@ def localize(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Save progress beside the output, and go on from it if it is there."
+            "--resume",
+            help="Save progress beside the output, and go on from it if it is there (spin, snip of "
+            "weights, lpnl).",
         ),
     ] = False,
     prompt_column: options.PromptColumn = None,

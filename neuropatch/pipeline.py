@@ -205,6 +205,7 @@ def _prepare(model: str, files: DataFiles, options: RunOptions) -> _Run:
     chosen.check_processes(options.world)
     parameters = parse_parameters(chosen, options.config)
     chosen.check_split(options.world, parameters)
+    chosen.check_resume(options.limits, parameters)
     resolved = resolve_model(model)
     checkpoint = Checkpoint.open(resolved.folder)
     given = files.given(model_kind(checkpoint.config))

@@ -180,6 +180,7 @@ class Method:
         processes: How it runs on several processes: one of :data:`SHARING`.
         splits: Whether, with an instance of ``config``, it also runs on processes that hold a part
             of the weights each.
+        resumes: Whether, with an instance of ``config``, it saves its progress and goes on from it.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Method:
     kinds: tuple[str, ...] = ("causal",)
     processes: str = "one"
     splits: Callable[[Any], bool] = lambda config: False
+    resumes: Callable[[Any], bool] = lambda config: False
 
     def check_given(self, given: Given) -> None:
         """Refuse data that is missing, and data that would have no effect.
@@ -239,6 +241,18 @@ class Method:
             raise UsageError(
                 f"method {self.name} does not run with --tp on these parameters",
                 hint="leave --tp out; spin, and snip of weights, run with it",
+            )
+
+    def check_resume(self, limits: Limits, config: Any) -> None:
+        """Refuse to save progress where there would be none.
+
+        Raises:
+            UsageError: If progress is to be saved, and the method saves none.
+        """
+        if limits.resume is not None and not self.resumes(config):
+            raise UsageError(
+                f"method {self.name} saves no progress on these parameters",
+                hint="leave --resume out; spin, snip of weights, and lpnl have it",
             )
 
 

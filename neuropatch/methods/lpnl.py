@@ -141,4 +141,5 @@ METHOD = Method(
     takes=frozenset({"general", "retain"}),
     check=_check,
     run=localize,
+    resumes=lambda config: True,
 )

@@ -76,4 +76,5 @@ METHOD = Method(
     run=localize,
     processes="samples",
     splits=lambda config: not config.finds_units,
+    resumes=lambda config: not config.finds_units,
 )

@@ -188,4 +188,5 @@ METHOD = Method(
     run=localize,
     processes="samples",
     splits=lambda config: True,
+    resumes=lambda config: True,
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from neuropatch.errors import UsageError
-from neuropatch.methods._base import Given, Method, find_method, method_names
+from neuropatch.methods._base import Given, Limits, Method, find_method, method_names
 from neuropatch.methods._parameters import parameters_of, parse_parameters
 
 
@@ -118,3 +118,19 @@ def test_parameters_are_described_by_the_docstrings_of_config_and_parents(method
     assert described["share"].meaning == "The share: a number."
     assert (described["limit"].kind, described["limit"].default) == ("a whole number or none", 7)
     assert described["steps"].meaning == "Steps that are taken."
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_state_is_refused_where_none_is_saved(name, tmp_path):
+    method, limits = find_method(name), Limits(resume=tmp_path / "patch.resume")
+    configs = [method.config()]
+    if name in ("snip", "wanda"):
+        configs.append(method.config(granularity="weights"))
+    for config in configs:
+        method.check_resume(Limits(), config)
+        saves = name in ("spin", "lpnl") or (name == "snip" and not config.finds_units)
+        if saves:
+            method.check_resume(limits, config)
+            continue
+        with pytest.raises(UsageError, match=f"method {name} saves no progress"):
+            method.check_resume(limits, config)
