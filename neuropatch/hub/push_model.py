@@ -94,9 +94,11 @@ def _variant_push(
         for path in plan.stale(commit.branch):
             commit.delete(path)
         filled = fill(commit, plan, scratch, progress)
+        said = [filled.rounding.sentence()] if filled.rounding.rounded else []
         if not filled.drift.unequal or not filled.changed:
-            return []
+            return said
         return [
+            *said,
             "the model is not the patch's base:",
             *(f"  {sentence}" for sentence in filled.drift.sentences()),
             f"  {filled.undo} in the repo gives this model's own bytes back",

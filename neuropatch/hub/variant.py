@@ -13,6 +13,7 @@ from pathlib import Path
 from neuropatch.checkpoint.edit import Values, verify_shard, write_shard
 from neuropatch.checkpoint.index import INDEX
 from neuropatch.checkpoint.plan import EditPlan, make_plan
+from neuropatch.checkpoint.rounding import Rounding
 from neuropatch.checkpoint.staging import check_space, writing
 from neuropatch.checkpoint.undo import FOLDER, is_undo_name
 from neuropatch.errors import CheckpointError, ResourceError
@@ -84,11 +85,13 @@ class Filled:
         changed: Number of weights that got another value.
         undo: Path in the repo of the patch that gives this model's bytes back, if it is not the
             base that the patches were made from.
+        rounding: How far weights in quantised tensors are from what the patches asked for.
     """
 
     drift: Drift
     changed: int
     undo: str | None
+    rounding: Rounding
 
 
 def plan_variant(model: VariantBase, patches: Sequence[NeuronPatch]) -> VariantPlan:
@@ -141,6 +144,7 @@ def fill(commit: Commit, plan: VariantPlan, scratch: Path, progress: Progress) -
     model = plan.model
     drift, changed = Drift(), 0
     undo: list[NeuronPatch] = []
+    rounding = []
     unchanged = []
     progress.start("edit and upload weight files", len(plan.parts))
     for shard, part in plan.parts.items():
@@ -150,6 +154,7 @@ def fill(commit: Commit, plan: VariantPlan, scratch: Path, progress: Progress) -
             edit = _edit(plan, shard, part, scratch)
         for write in edit.writes:
             drift.add(write.location.matrix.role, write.expected, write.old)
+        rounding.append(edit.rounding)
         if edit.changed:
             changed += edit.changed
             undo.append(edit.undo_patch())
@@ -160,7 +165,7 @@ def fill(commit: Commit, plan: VariantPlan, scratch: Path, progress: Progress) -
         progress.advance()
     _put_rest(commit, plan, unchanged, scratch, progress)
     path_of_undo = _put_undo(commit, model, undo) if drift.unequal and undo else None
-    return Filled(drift, changed, path_of_undo)
+    return Filled(drift, changed, path_of_undo, Rounding.total(rounding))
 
 
 def _edit(plan: VariantPlan, shard: str, part: NeuronPatch, scratch: Path) -> EditPlan:

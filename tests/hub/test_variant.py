@@ -385,10 +385,25 @@ def test_a_float8_model(hub, float8, make_file, tmp_path):
     folder = float8(apart=False)
     file = make_file(BaseModel("ada/float8"), folder=folder, kinds=("zero", "scale"))
     assert NeuronPatch.from_pretrained(file).weights[0].before.dtype == np.float32
-    push("ada/float8", [file])
+    result = push("ada/float8", [file])
     files = hub.files("bob/variant")
     del files["README.md"]
     assert files == expected(folder, [file], tmp_path)
+    assert result.warnings == ()
+
+
+def test_what_a_float8_model_cannot_hold_is_told(hub, float8, make_file, tmp_path):
+    folder = float8(apart=False)
+    patch = NeuronPatch.from_pretrained(make_file(BaseModel("ada/float8"), folder=folder))
+    scaled = [
+        replace(edit, kind="scale", value=np.full(len(edit), 0.77, np.float32))
+        for edit in patch.weights
+    ]
+    odd = replace(patch, weights=tuple(scaled))
+    result = push("ada/float8", [str(odd.save(tmp_path / "odd.safetensors"))])
+    (said,) = result.warnings
+    assert "weights in quantised tensors were rounded" in said
+    assert said in apply_patches(folder, [odd], tmp_path / "local").notes
 
 
 def test_scales_in_another_weight_file(hub, float8, make_file):
