@@ -78,7 +78,6 @@ def footprint(
     *,
     item_size: int,
     on_cpu: bool = True,
-    shards: int = 1,
 ) -> Footprint:
     """What one token takes in a model.
 
@@ -88,7 +87,6 @@ def footprint(
         config: Its ``config.json`` document.
         item_size: Bytes of one value of the model's type.
         on_cpu: Whether it runs on a CPU, where attention takes 16-bit models in float32.
-        shards: Processes that share the heads and the width of every layer.
     """
     sizes = layout.signature.dimensions
     hidden = sizes["hidden"]
@@ -103,12 +101,12 @@ def footprint(
         linear += times * one.linear
         counted += times * one.scored
         attended += one.query
-        saved += attention_item * one.attention // shards
-        saved += item_size * times * (one.inputs + one.mlp(composed=composed) // shards)
+        saved += attention_item * one.attention
+        saved += item_size * times * (one.inputs + one.mlp(composed=composed))
         if not one.is_expert:
             saved += 2 * 4 * hidden
-        wide = one.width // shards
-        passing = max(passing, item_size * (hidden + 3 * wide) + 4 * (wide + KERNEL_PANEL))
+        working = item_size * (hidden + 3 * one.width) + 4 * (one.width + KERNEL_PANEL)
+        passing = max(passing, working)
     wide_item = max(4, item_size)
     return Footprint(
         saved=saved,

@@ -154,9 +154,7 @@ def plan_scores(
         UsageError: If the mode is unknown, or cannot be had.
         ResourceError: If not even one layer at a time fits.
     """
-    token = footprint(
-        layout, matrices, config or {}, item_size=item_size, on_cpu=on_cpu, shards=shards
-    )
+    token = footprint(layout, matrices, config or {}, item_size=item_size, on_cpu=on_cpu)
     activations = token.bytes(batch_tokens, batch_tokens if labels is None else labels)
     base = ScorePlan((tuple(matrices),), weights, 0, activations, budget)
     ways = plan_ways(layout, base, share, shards=shards)

@@ -264,14 +264,13 @@ class _Planner:
             return int(torch.cuda.mem_get_info(self._device)[0])
         return (available_memory() + private_memory()) // self._options.processes
 
-    def _footprint(self, shards: int = 1) -> Footprint:
+    def _footprint(self) -> Footprint:
         return footprint(
             self._layout,
             self._matrices,
             self._outline.config,
             item_size=self._dtype.itemsize,
             on_cpu=self._device.type == "cpu",
-            shards=shards,
         )
 
     def _base(self, numel: int, shards: int = 1) -> ScorePlan:
@@ -287,7 +286,7 @@ class _Planner:
         fit = max(1, most // length) if packs else 1
         shares = self._options.processes if shards == 1 else 1
         tokens = min(fit, max(1, self._options.samples // shares)) * length
-        activations = self._footprint(shards).bytes(tokens, tokens)
+        activations = self._footprint().bytes(tokens, tokens)
         weights = numel * self._dtype.itemsize
         return ScorePlan((tuple(self._matrices),), weights, 0, activations, self._budget)
 

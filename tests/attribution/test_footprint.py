@@ -1,7 +1,5 @@
 """What is estimated of a batch against what autograd and the tap really keep."""
 
-import math
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -116,12 +114,3 @@ def test_logits_or_gradients_decide_the_peak(make_layout):
     kept_bytes = 10 * (cost.saved + cost.gaps)
     assert cost.bytes(10, 0) == kept_bytes + 10 * cost.passing
     assert cost.bytes(10, 100) == kept_bytes + 100 * cost.logits
-
-
-def test_processes_share_widths_and_not_the_stream(make_layout):
-    layout = make_layout("llama")
-    matrices = layout.matrices()
-    whole, half = (footprint(layout, matrices, {}, item_size=4, shards=n) for n in (1, 2))
-    sizes = layout.signature.dimensions
-    stream = sizes["layers"] * 4 * sizes["hidden"] * 4
-    assert half.saved == math.ceil((whole.saved - stream) / 2) + stream

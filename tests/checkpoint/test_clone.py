@@ -38,43 +38,43 @@ def test_every_way_copies_all_bytes(source, tmp_path, monkeypatch, broken, how):
     assert (tmp_path / "copy").read_bytes() == DATA
 
 
-def test_large_files_are_flushed_while_they_are_copied(source, tmp_path, monkeypatch):
-    flushed = Event()
-    sync, send = os.fsync, os.copy_file_range
+@pytest.fixture
+def flushing(monkeypatch):
+    """``flushing(sync)``: copies that go on only when the file has been flushed, with ``sync``."""
 
-    def noting(file):
-        sync(file)
-        flushed.set()
+    def install(sync):
+        flushed = Event()
+        send = os.copy_file_range
 
-    def waiting(*args):
-        # The copy goes on only when a flush has been made.
-        assert flushed.wait(30)
-        return send(*args)
+        def noting(file):
+            try:
+                sync(file)
+            finally:
+                flushed.set()
 
-    monkeypatch.setattr(module.fcntl, "ioctl", refuse)
-    monkeypatch.setattr(os, "fsync", noting)
-    monkeypatch.setattr(os, "copy_file_range", waiting)
-    monkeypatch.setattr(module, "_LARGE", len(DATA))
+        def waiting(*args):
+            assert flushed.wait(30)
+            return send(*args)
+
+        monkeypatch.setattr(module.fcntl, "ioctl", refuse)
+        monkeypatch.setattr(os, "fsync", noting)
+        monkeypatch.setattr(os, "copy_file_range", waiting)
+        monkeypatch.setattr(module, "_LARGE", len(DATA))
+
+    return install
+
+
+def test_large_files_are_flushed_while_they_are_copied(source, tmp_path, flushing):
+    flushing(os.fsync)
     assert clone(source, tmp_path / "copy") == "copied"
     assert (tmp_path / "copy").read_bytes() == DATA
 
 
-def test_an_error_of_the_disk_is_not_lost_with_the_flush(source, tmp_path, monkeypatch):
-    failed = Event()
-    send = os.copy_file_range
-
+def test_an_error_of_the_disk_is_not_lost_with_the_flush(source, tmp_path, flushing):
     def failing(_):
-        failed.set()
         raise OSError(errno.EIO, "disk failed")
 
-    def waiting(*args):
-        assert failed.wait(30)
-        return send(*args)
-
-    monkeypatch.setattr(module.fcntl, "ioctl", refuse)
-    monkeypatch.setattr(os, "fsync", failing)
-    monkeypatch.setattr(os, "copy_file_range", waiting)
-    monkeypatch.setattr(module, "_LARGE", len(DATA))
+    flushing(failing)
     with pytest.raises(OSError, match="disk failed"):
         clone(source, tmp_path / "copy")
 

@@ -8,11 +8,10 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 
 import pytest
 
@@ -247,7 +246,7 @@ def torchrun():
     def start(*arguments):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", "2", *map(str, arguments)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        ran = run(command, capture_output=True, text=True, timeout=900, check=False)
         assert ran.returncode == 0, ran.stderr
         return ran
 

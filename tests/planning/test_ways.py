@@ -179,6 +179,8 @@ def test_processes_share_time_and_the_free_memory(saved):
     outside = 2 * 65 * 4096
     assert split.plan.weights == outside + (alone.plan.weights - outside) // 4
     assert split.plan.scores == alone.plan.scores // 4
+    # All run every sample, and what a process keeps of it is not counted as shared.
+    assert split.plan.activations == alone.plan.activations
     assert split.obstacle is None
     assert split.name == "full, weights over 4"
     free = [plan_run(path, options(processes=n)).budget for n in (1, 4)]
