@@ -273,6 +273,13 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if bool(options.models) == bool(options.train):
         parser.error("give folders of models, or --train")
+    units, options.others = default_variants()
+    options.variants = units + [Variant.parse(text) for text in options.variant]
+    known = {one.name for one in options.variants}
+    named = [*(options.methods or ()), *(options.controls or ()), *options.relearn]
+    for name in named:
+        if name not in known:
+            parser.error(f"there is no variant '{name}'; name it with --variant {name}=METHOD:...")
     options.sizes = Sizes(**{one.name: getattr(options, one.name) for one in fields(Sizes)})
     return options
 
@@ -281,11 +288,13 @@ def main() -> None:
     """Measure what is missing, and print the tables."""
     options = parse()
     torch.set_num_threads(options.threads)
-    variants = default_variants() + [Variant.parse(text) for text in options.variant]
+    variants = options.variants
     drawn = next((one for one in variants if one.name == options.figures), None)
     drawn = drawn or Variant.parse(options.figures)
     if options.methods:
         variants = [one for one in variants if one.name in options.methods]
+    elif options.others:
+        print(f"name a --variant to measure {', '.join(options.others)}", file=sys.stderr)
     clean = tiny_clean_text() if options.clean is None else clean_text(options.clean)
     options.output.mkdir(parents=True, exist_ok=True)
     outputs, categories = [], []

@@ -58,16 +58,16 @@ class Variant:
         return cls(name or text, method, parameters, kinds, records and int(records))
 
 
-def default_variants() -> list[Variant]:
-    """Every method that edits a given number of units."""
-    found = []
+def default_variants() -> tuple[list[Variant], list[str]]:
+    """Every method that edits a given number of units; the names of those that do not."""
+    found, others = [], []
     for name in method_names():
         method = find_method(name)
         if any(field.name == "max_neurons" for field in fields(method.config)):
             found.append(Variant.parse(name))
         else:
-            print(f"{name} takes no number of units; name a --variant of it", file=sys.stderr)
-    return found
+            others.append(name)
+    return found, others
 
 
 def find_patch(

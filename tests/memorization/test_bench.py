@@ -160,3 +160,12 @@ def test_the_run_measures_what_is_missing_and_nothing_twice(
     before = path.read_bytes()
     run.main()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--methods", "--controls", "--relearn"])
+def test_a_variant_that_nothing_is_called_is_refused(bench, monkeypatch, capsys, option):
+    run = bench("run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "model", "-o", "out", option, "random", "distill"])
+    with pytest.raises(SystemExit):
+        run.parse()
+    assert "there is no variant 'distill'" in capsys.readouterr().err
