@@ -12,7 +12,7 @@ bounds travel as ``cu_seq_lens_q``, the name that its own functions for packed r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -157,17 +157,19 @@ def _attend(
         ``[1, tokens, heads, head_dim]``, and no attention weights.
     """
     lengths = cu_seq_lens_q.diff().tolist()
-    dtype = query.dtype
+    dtype, device = query.dtype, query.device.type
     # torch's backward pass of 16-bit attention on a CPU takes four times as long as that of 32-bit
-    # attention (samples of 65 tokens, heads of 64).
-    inside = torch.float32 if query.device.type == "cpu" and dtype.itemsize == 2 else dtype
+    # attention (samples of 65 tokens, heads of 64), which autocast would make 16-bit again.
+    inside = torch.float32 if device == "cpu" and dtype.itemsize == 2 else dtype
+    as_given = torch.autocast(device, enabled=False) if device == "cpu" else nullcontext()
     parts = zip(
         *(tensor.to(inside).split(lengths, dim=2) for tensor in (query, key, value)), strict=True
     )
-    outputs = [
-        sdpa_attention_forward(module, *part, _window(part[0], sliding_window), **options)[0]
-        for part in parts
-    ]
+    with as_given:
+        outputs = [
+            sdpa_attention_forward(module, *part, _window(part[0], sliding_window), **options)[0]
+            for part in parts
+        ]
     return torch.cat(outputs, dim=1).to(dtype), None
 
 
