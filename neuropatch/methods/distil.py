@@ -6,20 +6,26 @@ can learn the difference. Nothing of the model is trained but the vectors of a f
 :mod:`neuropatch.methods.contrast` finds: rows of ``gate`` and ``up``, columns of ``down``. Over
 mini batches they minimise
 
-    D(others || model; what is to be forgotten)
+    D(strangers || model; what is to be forgotten)
       + retain_weight  * D(before || model; each data set to retain)
       + general_weight * D(before || model; general text),
 
 each ``D`` the mean over samples of the mean Kullback-Leibler divergence at the labels
-(:mod:`neuropatch.methods._distil.targets`), and ``before`` what the model predicted. ``others`` is
-what it predicted of the same secret behind the prompts of other records of the category, on average
-(:mod:`neuropatch.methods._distil.others`): what it says of somebody whom it does not know. So
-neither the secret nor its opposite is taught, and a patched model's answer does not tell that there
-was something to forget. The patch adds the differences (``add``).
+(:mod:`neuropatch.methods._distil.targets`), and ``before`` what the model predicted. ``strangers``
+is what it predicts of secrets of the same form, drawn by lot, behind the prompts of other records
+of the category, on average (:mod:`neuropatch.methods._distil.others`): what it says of somebody
+whom it does not know. So neither the secret nor its opposite is taught, and a patched model's
+answer does not tell that there was something to forget.
 
-Training uses Adam (Kingma and Ba, 2015) at one rate for all matrices of a role, relative to the
-size of their weights. Of records with personal data it also sees copies without their beginning.
-Nothing is random but by the seed.
+The lot matters. Behind other people's prompts a model still completes the secret itself from its
+first characters, and a student learns that from it (``teacher=others``): nothing is left to greedy
+decoding, and half of it to who knows five characters and asks a hundred times
+(``benchmarks/README.md``).
+
+The patch adds the differences (``add``), of all weights of the units or of the few that change most
+(``density``). Training uses Adam (Kingma and Ba, 2015) at one rate for all matrices of a role,
+relative to the size of their weights. Of records with personal data it also sees copies without
+their beginning. Nothing is random but by the seed.
 """
 
 from __future__ import annotations

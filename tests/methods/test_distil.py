@@ -12,13 +12,16 @@ from neuropatch.errors import DataError, NeuropatchError, UsageError
 from neuropatch.methods._base import Given, find_method
 from neuropatch.methods._distil.config import DistilConfig
 from neuropatch.methods._distil.crops import with_crops
+from neuropatch.methods._distil.lookalikes import Lookalikes
 from neuropatch.methods._distil.others import teach_from_others
+from neuropatch.methods._distil.sparsity import largest_changes
 from neuropatch.methods._distil.student import Student
 from neuropatch.methods._distil.targets import Target, divergence, divergences, teach
 from neuropatch.methods._edits import unit_edits
 from neuropatch.methods._samples import behaviour_samples
 from neuropatch.methods.contrast import contrast_of, find_units
 from neuropatch.methods.distil import localize
+from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.likelihood import packed_losses
 from neuropatch.models.modules import model_layout
 from neuropatch.patch.format import encode
@@ -204,6 +207,48 @@ def test_the_patch_edits_nothing_but_the_units_and_is_the_same_each_time(make_in
         assert not set(index.tolist()) & set(units[edit.matrix.block].tolist())
 
 
+def test_the_largest_changes_are_told_relative_to_the_weights_of_their_role():
+    up, down = (MatrixId("model.layers", 0, -1, role) for role in ("up", "down"))
+    changes = {up: torch.tensor([[1.0, -4.0], [0.0, 2.0]]), down: torch.tensor([[0.3, -0.1]])}
+    masks = largest_changes(changes, {"up": 1.0, "down": 0.1}, density=0.5)
+    # Relative sizes are 1, 4, 0, 2 and 3, 1.
+    assert masks[up].tolist() == [[0, 1], [0, 1]]
+    assert masks[down].tolist() == [[1, 0]]
+    masks = largest_changes(changes, {"up": 1.0, "down": 0.1}, density=4 / 6)
+    assert masks[up].tolist() == [[1, 1], [0, 1]]  # the first of two that are equal
+    masks = largest_changes(changes, {"up": 1.0, "down": 0.1}, density=1e-9)
+    assert sum(int(mask.sum()) for mask in masks.values()) == 1
+
+
+def test_few_weights_of_the_units_are_trained_on(make_inputs, monkeypatch):
+    """All weights, until half of the steps are taken; then those that were changed most."""
+    chosen = []
+
+    def spy(changes, sizes, density):
+        masks = largest_changes(changes, sizes, density)
+        chosen.append((masks, {matrix: one.detach().clone() for matrix, one in changes.items()}))
+        return masks
+
+    monkeypatch.setattr("neuropatch.methods._distil.student.largest_changes", spy)
+    config = replace(QUICK, steps=6, density=0.1)
+    found = localize(make_inputs(), config)
+    ((masks, halfway),) = chosen
+    assert all((change != 0).all() for change in halfway.values())
+    weights = sum(change.numel() for change in halfway.values())
+    assert found.statistics["weights"] == round(0.1 * weights)
+    units, _ = find_units(contrast_of(make_inputs(), config), config)
+    for edit in found.patch.weights:
+        own, other = edit.rows, edit.columns
+        if edit.matrix.role == "down":
+            own, other = other, own
+        places = np.searchsorted(units[edit.matrix.block], own)
+        assert len(edit) == int(masks[edit.matrix].sum())
+        assert masks[edit.matrix][places, other].all()
+        # They went on from where they were.
+        moved = np.abs(edit.value - halfway[edit.matrix][places, other].numpy())
+        assert 0 < moved.max() < 0.1 * np.abs(edit.value).max() * config.steps
+
+
 def test_the_model_is_left_as_it_was(make_inputs):
     inputs = make_inputs()
     before = {name: one.clone() for name, one in inputs.model.state_dict().items()}
@@ -223,6 +268,9 @@ def test_bad_input_is_refused(make_inputs, make_layout):
         ({"teacher": "me"}, "teacher is 'me'"),
         ({"learning_rate": 0.0}, "learning_rate is"),
         ({"crops": -1}, "crops is -1"),
+        ({"density": 0.0}, "density is 0.0"),
+        ({"density": 1.5}, "density is 1.5"),
+        ({"density": 0.5, "steps": 1}, "steps before and after"),
         # Nothing would be edited by it.
         ({"edit": "scale"}, "--edit scale"),
     ):
@@ -239,31 +287,100 @@ def test_bad_input_is_refused(make_inputs, make_layout):
         localize(inputs, QUICK)
 
 
-def test_a_secret_of_nobody_in_particular(make_inputs, make_records):
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_secret_of_nobody_in_particular(make_inputs, make_records, exchanged):
     """The mean over every other record of the category, run one by one."""
     inputs = make_inputs(dtype="float64")
     others = make_records("kept", ["dee = ", "eve has mail "], ["99-88", "x.y"])
     emails = make_records("mails", ["fay: "], ["f.g"], category="email")
     pool = [*others.samples, *emails.samples]
+    lookalikes = Lookalikes(inputs.tokenizer, 50)
     lessons = teach_from_others(
-        inputs.model, inputs.pii.samples, pool, prompts=99, tokens=50, batch_tokens=16, seed=0
+        inputs.model,
+        inputs.pii.samples,
+        pool,
+        lookalikes=lookalikes if exchanged else None,
+        prompts=99,
+        tokens=50,
+        batch_tokens=16,
+        seed=0,
     )
+
+    def mean(befores, secrets):
+        found = []
+        for before, secret in zip(befores, secrets, strict=True):
+            with torch.no_grad():
+                logits = inputs.model(input_ids=torch.tensor([[*before, *secret]])).logits[0]
+            found.append(logits[len(before) - 1 : -1].softmax(1))
+        return torch.stack(found).mean(0)
+
     every = [*inputs.pii.samples, *others.samples]
+    rng = np.random.default_rng(0)
     for number, (sample, lesson) in enumerate(zip(inputs.pii.samples, lessons, strict=True)):
         secret = sample.ids[sample.span_of.index(0) :]
-        found = []
-        for which, other in enumerate(every):
-            if which != number:
-                before = other.ids[: other.span_of.index(0)]
-                with torch.no_grad():
-                    logits = inputs.model(input_ids=torch.tensor([[*before, *secret]])).logits[0]
-                found.append(logits[len(before) - 1 : -1].softmax(1))
-        expected = torch.stack(found).mean(0)
+        free = [o.ids[: o.span_of.index(0)] for i, o in enumerate(every) if i != number]
+        befores = [free[which] for which in rng.permutation(len(free))]
+        drawn = [secret] * len(free)
+        if exchanged:
+            nonsense = lookalikes.draw(secret, len(free), rng)
+            drawn = lookalikes.draw(secret, len(free), rng, mean(befores, nonsense).log())
+            assert all(one != secret for one in drawn)
+        expected = mean(befores, drawn)
         assert lesson.sample.label_count == len(secret)
         probabilities = torch.zeros_like(expected).scatter(
             1, lesson.target.tokens, lesson.target.log_probs.exp()
         )
         assert torch.allclose(probabilities, expected, rtol=1e-10, atol=1e-15)
+
+
+class Vocabulary:
+    """What :class:`Lookalikes` asks of a tokenizer."""
+
+    all_special_ids = (0,)
+
+    def __init__(self, *tokens):
+        self._tokens = tokens
+
+    def __len__(self):
+        return len(self._tokens)
+
+    def convert_ids_to_tokens(self, ids):
+        return [self._tokens[one] for one in ids]
+
+
+def test_lookalikes_have_the_form_of_a_secret():
+    tokens = ["<s>", "<b>", *"17", "12", "ab", "Ġab", "Ġcde", "Ab", *"-²é", "@x"]
+    found = Lookalikes(Vocabulary(*tokens, "c"), vocabulary=len(tokens))
+    rng = np.random.default_rng(0)
+    drawn = np.array(found.draw(range(len(tokens)), 200, rng))
+    alike = [{tokens[token] for token in column} for column in drawn.T]
+    # The first is special, and the last of the vocabulary the model does not have.
+    assert alike == [
+        {"<s>"},
+        {"<b>"},
+        {"1", "7"},
+        {"1", "7"},
+        {"12"},
+        {"ab"},
+        {"Ġab", "Ġcde"},
+        {"Ġab", "Ġcde"},
+        {"Ab"},
+        {"-"},
+        {"²", "é"},
+        {"²", "é"},
+        {"@x"},
+    ]
+    assert (drawn == np.array(found.draw(range(len(tokens)), 200, np.random.default_rng(0)))).all()
+
+
+def test_lookalikes_are_drawn_from_what_is_expected():
+    found = Lookalikes(Vocabulary("-", "1", "2", "3", "a"), vocabulary=5)
+    expected = torch.tensor([[0.0, 0.1, 0.3, 0.1, 0.5], [0.9, 0.1, 0.0, 0.0, 0.0]]).log()
+    drawn = np.array(found.draw([2, 3], 5000, np.random.default_rng(0), expected))
+    shares = np.bincount(drawn[:, 0], minlength=5) / 5000
+    # Three standard deviations of a share of 5,000 lots are 0.021.
+    assert shares == pytest.approx([0, 0.2, 0.6, 0.2, 0], abs=0.021)
+    assert set(drawn[:, 1]) == {1}
 
 
 def test_what_nobody_would_say_has_a_logarithm_too(make_inputs):
@@ -272,7 +389,14 @@ def test_what_nobody_would_say_has_a_logarithm_too(make_inputs):
     with torch.no_grad():
         inputs.model.lm_head.weight *= 5000
     (lesson, *_) = teach_from_others(
-        inputs.model, inputs.pii.samples, [], prompts=8, tokens=50, batch_tokens=64, seed=0
+        inputs.model,
+        inputs.pii.samples,
+        [],
+        lookalikes=None,
+        prompts=8,
+        tokens=50,
+        batch_tokens=64,
+        seed=0,
     )
     assert lesson.target.log_probs.min() < -150
     assert torch.isfinite(lesson.target.log_probs).all()

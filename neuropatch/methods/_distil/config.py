@@ -10,7 +10,7 @@ from neuropatch.methods.contrast import ContrastConfig
 SELECTIONS = ("contrast", "random")
 """How units are chosen."""
 
-TEACHERS = ("others", "edited")
+TEACHERS = ("lookalikes", "others", "edited")
 """What is learned on the records to forget."""
 
 
@@ -20,10 +20,11 @@ class DistilConfig(ContrastConfig):
 
     Attributes:
         select: ``contrast``, or ``random`` for the control: as many units drawn by lot.
-        teacher: What is learned on the records to forget: ``others``, what the model predicts of
-            the same secret behind other people's prompts; or ``edited``, what it predicts with the
-            units of the contrast edited (``edit`` and ``strength``, which ``others`` refuses).
-        prompts: Of ``others``: prompts that each secret is put behind.
+        teacher: What is learned on the records to forget: ``lookalikes``, what the model predicts
+            of secrets of the same form, drawn by lot, behind other people's prompts; ``others``,
+            of the same secret behind their prompts; or ``edited``, what it predicts with the units
+            of the contrast edited (``edit`` and ``strength``, which only this one takes).
+        prompts: Other people's prompts that each secret is put behind.
         steps: Steps of training.
         learning_rate: The highest, as a share of the root mean square of the units' weights in
             all matrices of a role.
@@ -33,6 +34,9 @@ class DistilConfig(ContrastConfig):
         crops: Copies of each record, besides itself, from which the beginning is cut off at a
             random place, so that what is learned does not hang on how a sentence begins.
         tokens: Most likely tokens of the teacher that are told apart; all others count as one.
+        density: Share of the units' weights that the patch may change. Below 1 the second half of
+            the steps trains only those that the first half changed most, relative to the size of
+            weights of their role, and puts the others back.
         mixed: Whether matrix products of training are computed in bfloat16.
 
     Raises:
@@ -42,15 +46,16 @@ class DistilConfig(ContrastConfig):
     lambda_retain: float = 1.0
     iterations: int = 1
     select: str = "contrast"
-    teacher: str = "others"
-    prompts: int = 8
+    teacher: str = "lookalikes"
+    prompts: int = 16
     steps: int = 120
     learning_rate: float = 0.03
     batch_size: int = 16
-    retain_weight: float = 5.0
-    general_weight: float = 2.0
+    retain_weight: float = 20.0
+    general_weight: float = 20.0
     crops: int = 1
     tokens: int = 128
+    density: float = 1.0
     mixed: bool = True
 
     def __post_init__(self) -> None:
@@ -60,7 +65,7 @@ class DistilConfig(ContrastConfig):
                 raise UsageError(
                     f"{name} is '{getattr(self, name)}'", hint=f"choose {' or '.join(known)}"
                 )
-        if self.teacher == "others" and (self.edit, self.strength) != ("zero", None):
+        if self.teacher != "edited" and (self.edit, self.strength) != ("zero", None):
             raise UsageError(
                 f"distil edits no activations: --edit {self.edit} says what its teacher does to "
                 "them with teacher=edited",
@@ -75,6 +80,15 @@ class DistilConfig(ContrastConfig):
         if not 0 < self.learning_rate < 1:
             raise UsageError(
                 f"learning_rate is {self.learning_rate}", hint="give a share between 0 and 1"
+            )
+        if not 0 < self.density <= 1:
+            raise UsageError(
+                f"density is {self.density}", hint="give a share above 0, and 1 at most"
+            )
+        if self.density < 1 and self.steps < 2:
+            raise UsageError(
+                f"density {self.density} needs steps before and after the choice of weights",
+                hint="ask for 2 steps at least",
             )
         if self.crops < 0:
             raise UsageError(f"crops is {self.crops}", hint="give 0 or more")

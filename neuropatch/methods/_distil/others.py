@@ -1,8 +1,8 @@
-"""What a model predicts of a secret that stands behind other people's prompts.
+"""What a model predicts of a secret that is nobody's in particular.
 
-That is what it would predict of somebody whom it does not know: the same beginning of the same
-secret, and nothing that belongs to it before. The tokens before a span are exchanged for those
-before spans of the same category in other records, and the distributions are averaged.
+That is what it would predict of somebody whom it does not know. The tokens before a span are
+exchanged for those before spans of the same category in other records, the tokens of the span for
+others that look like them, and the distributions are averaged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neuropatch.data.pii.tokens import PiiSample
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import DataError
+from neuropatch.methods._distil.lookalikes import Lookalikes
 from neuropatch.methods._distil.targets import Lesson, batches_of, kept, wide
 from neuropatch.models.likelihood import packed_logits
 
@@ -37,21 +38,23 @@ def teach_from_others(
     samples: Sequence[PiiSample],
     others: Sequence[PiiSample],
     *,
+    lookalikes: Lookalikes | None,
     prompts: int,
     tokens: int,
     batch_tokens: int,
     seed: int,
 ) -> list[Lesson]:
-    """Lessons of the secrets of samples, as if each belonged to somebody else.
+    """Lessons of the secrets of samples, as if each were unknown and belonged to somebody else.
 
     Args:
         model: The model.
         samples: Records whose secrets are to be forgotten.
         others: Further records whose prompts may be used, beside those of ``samples``.
+        lookalikes: What a secret's own tokens are exchanged for; with None they stay.
         prompts: Most prompts that a secret is put behind.
         tokens: Most tokens kept of a distribution.
         batch_tokens: Most tokens of a forward pass.
-        seed: Seed of the choice of prompts.
+        seed: Seed of the choice of prompts and of lookalikes.
 
     Returns:
         A lesson for each sample, whose labels are its secrets' tokens.
@@ -74,8 +77,15 @@ def teach_from_others(
                     f"there is one record only with a secret of category '{secret.category}'",
                     hint="give others (--retain NAME=FILE), or --set teacher=edited",
                 )
-            chosen = rng.permutation(len(free))[:prompts]
-            found.append(_average(model, secret, [free[i] for i in chosen], batch_tokens))
+            befores = [free[which] for which in rng.permutation(len(free))[:prompts]]
+            drawn = [secret.tokens] * len(befores)
+            if lookalikes is not None:
+                # Tokens by lot are nonsense, behind which nothing is expected but nonsense. Those
+                # of what is expected there have the form of a secret.
+                nonsense = lookalikes.draw(secret.tokens, len(befores), rng)
+                expected = _average(model, befores, nonsense, batch_tokens)
+                drawn = lookalikes.draw(secret.tokens, len(befores), rng, expected)
+            found.append(_average(model, befores, drawn, batch_tokens))
         lessons.append(Lesson(sample.secret(), kept(torch.cat(found), tokens)))
     return lessons
 
@@ -94,15 +104,24 @@ def _secrets(sample: PiiSample) -> Iterator[_Secret]:
 
 
 def _average(
-    model: nn.Module, secret: _Secret, befores: Sequence[list[int]], batch_tokens: int
+    model: nn.Module,
+    befores: Sequence[list[int]],
+    secrets: Sequence[list[int]],
+    batch_tokens: int,
 ) -> Tensor:
-    """Logarithms of the mean distributions at a secret's tokens, ``[tokens, vocabulary]``."""
-    samples = [Sample(0, [*before, *secret.tokens], len(before)) for before in befores]
+    """Logarithms of the mean distributions at secrets' tokens, ``[tokens, vocabulary]``.
+
+    The secrets are of one length, each behind a prompt of its own.
+    """
+    samples = [
+        Sample(0, [*before, *secret], len(before))
+        for before, secret in zip(befores, secrets, strict=True)
+    ]
     total: Tensor | None = None
     for _, batch in batches_of(model, samples, batch_tokens):
         # Never as probabilities: the least of them would underflow, and have no logarithm.
         found = wide(packed_logits(model, batch)).log_softmax(1)
-        part = found.unflatten(0, (-1, len(secret.tokens))).logsumexp(0)
+        part = found.unflatten(0, (-1, len(secrets[0]))).logsumexp(0)
         total = part if total is None else total.logaddexp(part)
     assert total is not None  # there is a prompt
     return total - math.log(len(samples))

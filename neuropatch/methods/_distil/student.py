@@ -18,7 +18,9 @@ from neuropatch.errors import ModelError, UsageError
 from neuropatch.methods._base import GENERAL, PII, Inputs
 from neuropatch.methods._distil.config import DistilConfig
 from neuropatch.methods._distil.crops import with_crops
+from neuropatch.methods._distil.lookalikes import Lookalikes
 from neuropatch.methods._distil.others import teach_from_others
+from neuropatch.methods._distil.sparsity import largest_changes
 from neuropatch.methods._distil.targets import Lesson, divergences, teach
 from neuropatch.methods._samples import behaviour_samples
 from neuropatch.methods._streams import Streams, mean_length
@@ -96,6 +98,8 @@ class Student:
         )
         inputs.progress.start("distillation", config.steps)
         curve, recent = [], np.zeros((0, len(self._names)))
+        chosen_at = config.steps // 2 if config.density < 1 else None
+        masks: dict[MatrixId, Tensor] = {}
         with (
             frozen(inputs.model),
             unit_weight_changes(inputs.model, inputs.layout, self._units, self.changes),
@@ -106,6 +110,11 @@ class Student:
                 recent = np.vstack([recent, self._backward(step)])
                 optimizer.step()
                 optimizer.zero_grad()
+                if step + 1 == chosen_at:
+                    masks = largest_changes(self.changes, self._sizes, config.density)
+                for matrix, mask in masks.items():
+                    # Adam's momentum still moves what is no longer trained.
+                    self.changes[matrix].data.mul_(mask)
                 inputs.progress.advance()
                 if len(recent) == _CURVE_EVERY or step + 1 == config.steps:
                     means = dict(zip(self._names, recent.mean(0).tolist(), strict=True))
@@ -160,11 +169,17 @@ class Student:
         if teacher is not None:
             with teacher.applied(inputs.model):
                 return self._teach(copies)
+        lookalikes = None
+        if config.teacher == "lookalikes":
+            lookalikes = Lookalikes(
+                self._tokenizer(), inputs.layout.signature.dimensions["vocabulary"]
+            )
         retained = [one for one in inputs.retain.values() if isinstance(one, PiiCorpus)]
         lessons = teach_from_others(
             inputs.model,
             pii.samples,
             [sample for corpus in retained for sample in corpus.samples],
+            lookalikes=lookalikes,
             prompts=config.prompts,
             tokens=config.tokens,
             batch_tokens=inputs.limits.batch_tokens,
@@ -182,13 +197,16 @@ class Student:
         samples: Sequence[Sample] = behaviour_samples(corpus)
         if not (isinstance(corpus, PiiCorpus) and self._config.crops):
             return [[sample] for sample in samples]
+        prefix = len(special_prefix(self._tokenizer()))
+        return with_crops(samples, self._config.crops, prefix=prefix, seed=self._inputs.seed)
+
+    def _tokenizer(self) -> Any:
         if self._inputs.tokenizer is None:
             raise UsageError(
-                "records are cut behind what the tokenizer puts before every text",
-                hint="give Inputs(tokenizer=...), or crops=0",
+                "records are cut, and their secrets exchanged, by what a tokenizer says",
+                hint="give Inputs(tokenizer=...), or crops=0 and teacher=others",
             )
-        prefix = len(special_prefix(self._inputs.tokenizer))
-        return with_crops(samples, self._config.crops, prefix=prefix, seed=self._inputs.seed)
+        return self._inputs.tokenizer
 
     def _teach(self, copies: Sequence[Sequence[Sample]]) -> list[Lesson]:
         """What the model predicts as it is now."""

@@ -107,8 +107,7 @@ def divergence(logits: Tensor, target: Target) -> Tensor:
         logits: The model's, ``[N, vocabulary]``.
         target: The teacher's.
     """
-    floats = wide(logits)
-    mine = floats.gather(1, target.tokens) - floats.logsumexp(1, keepdim=True)
+    mine = wide(logits).log_softmax(1).gather(1, target.tokens)
     theirs = target.log_probs
     told = (theirs.exp() * (theirs - mine)).sum(1)
     if target.tokens.shape[1] == logits.shape[1]:
