@@ -1,7 +1,6 @@
 """Attention of samples in one row: what it is computed in."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuropatch.data.batching import packed_batches
 from neuropatch.data.tokenize import Sample
@@ -9,17 +8,8 @@ from neuropatch.models import packing
 from neuropatch.models.packing import packed_forward
 
 
-def test_autocast_does_not_take_attention_on_a_cpu_back_to_16_bits(monkeypatch):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=20,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    model = LlamaForCausalLM(config)
+def test_autocast_does_not_take_attention_on_a_cpu_back_to_16_bits(make_model, monkeypatch):
+    model = make_model("llama")
     samples = [Sample(0, [1, 2, 3, 4], 1), Sample(1, [5, 6, 7], 1)]
     (batch,) = packed_batches(samples, batch_tokens=100)
     seen = []
@@ -34,7 +24,7 @@ def test_autocast_does_not_take_attention_on_a_cpu_back_to_16_bits(monkeypatch):
     exact = packed_forward(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = packed_forward(model, batch)
-    assert len(seen) == 2 * 2 * 2
+    assert len(seen) == 2 * len(samples) * model.config.num_hidden_layers
     assert all(dtypes == {torch.float32} for dtypes in seen)
     # All else is as autocast has it: three significant digits of bfloat16.
     assert mixed.dtype == torch.bfloat16
