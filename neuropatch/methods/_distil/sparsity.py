@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from neuropatch.attribution.selection import top_indices
 from neuropatch.models.coordinates import MatrixId
 
 
@@ -29,8 +30,7 @@ def largest_changes(
         [change.detach().abs().flatten() / sizes[matrix.role] for matrix, change in changes.items()]
     )
     count = max(1, round(density * len(relative)))
-    best = relative.argsort(descending=True, stable=True)[:count]
-    mask = torch.zeros_like(relative).index_fill_(0, best, 1.0)
+    mask = torch.zeros_like(relative).index_fill_(0, top_indices(relative, count), 1.0)
     parts = mask.split([change.numel() for change in changes.values()])
     return {
         matrix: part.view_as(change)

@@ -171,9 +171,8 @@ class Student:
                 return self._teach(copies)
         lookalikes = None
         if config.teacher == "lookalikes":
-            lookalikes = Lookalikes(
-                self._tokenizer(), inputs.layout.signature.dimensions["vocabulary"]
-            )
+            vocabulary = inputs.layout.signature.dimensions["vocabulary"]
+            lookalikes = Lookalikes(self._tokenizer(), vocabulary)
         retained = [one for one in inputs.retain.values() if isinstance(one, PiiCorpus)]
         lessons = teach_from_others(
             inputs.model,
@@ -203,7 +202,7 @@ class Student:
     def _tokenizer(self) -> Any:
         if self._inputs.tokenizer is None:
             raise UsageError(
-                "records are cut, and their secrets exchanged, by what a tokenizer says",
+                "distil cuts records and exchanges the tokens of secrets, and has no tokenizer",
                 hint="give Inputs(tokenizer=...), or crops=0 and teacher=others",
             )
         return self._inputs.tokenizer
