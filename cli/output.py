@@ -141,9 +141,10 @@ class _Bars:
 
 
 class _Lines:
-    """Progress for logs: a line when a task starts, and one every half minute."""
+    """Progress for logs: a line when a task first starts, and one every half minute."""
 
     def __init__(self) -> None:
+        self._known: set[str] = set()
         self._label = self._standing = ""
         self._total = self._done = 0
         self._said = 0.0
@@ -151,7 +152,10 @@ class _Lines:
     def start(self, label: str, total: int) -> None:
         self._label, self._total, self._done = label, total, 0
         self._standing = ""
-        self._say(f"{label}: 0 of {total}")
+        # A method that goes over its data again and again need not say so each time.
+        if label not in self._known:
+            self._known.add(label)
+            self._say(f"{label}: 0 of {total}")
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps

@@ -58,6 +58,14 @@ def test_progress_in_a_log(capsys, monkeypatch):
     ]
 
 
+def test_a_task_that_comes_back_is_told_once_in_a_log(capsys):
+    with Output().progress() as progress:
+        for _ in range(3):
+            progress.start("forget", 8)
+            progress.start("general", 5)
+    assert capsys.readouterr().err.splitlines() == ["forget: 0 of 8", "general: 0 of 5"]
+
+
 def test_progress_in_a_log_tells_where_a_task_stands(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(output.time, "monotonic", lambda: now[0])

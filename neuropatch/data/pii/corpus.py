@@ -153,15 +153,15 @@ def load_pii(
     """
     table = read_table(spec)
     records, notes = _records(table, options)
-    used = sample_rows(len(records), samples, seed)
-    chosen = [records[row] for row in used]
+    chosen = [records[row] for row in sample_rows(len(records), samples, seed)]
     encoded = encode_records(chosen, tokenizer, max_length=max_length)
     if not encoded.samples:
         raise DataError(
             f"{table.source}: no personal data in {len(chosen)} rows",
             hint="check the spans, or the columns that are searched",
         )
-    kept = {sample.row for sample in encoded.samples}
+    rows = {sample.row for sample in encoded.samples}
+    kept = tuple(record for record in chosen if record.row in rows)
     notes = (*notes, *_notes(table, chosen, encoded, max_length))
     return PiiCorpus(
         name=name,
@@ -169,9 +169,9 @@ def load_pii(
         revision=table.revision,
         sha256=table.sha256,
         rows=len(records),
-        used=tuple(used),
+        used=tuple(record.row for record in kept),
         mode=options.mode,
-        records=tuple(record for record in chosen if record.row in kept),
+        records=kept,
         encoded=encoded,
         notes=tuple(f"{name}: {note}" for note in notes),
     )

@@ -47,6 +47,7 @@ def test_auto_searches_plain_text_and_counts_what_has_none(tmp_path, plain_token
     assert corpus.categories == ("email", "phone")
     assert [sample.row for sample in corpus.samples] == [0, 2]
     assert [record.row for record in corpus.records] == [0, 2]
+    assert (corpus.rows, corpus.record()["used"]) == (3, [0, 2])
     assert "people: mails.txt: 1 rows without personal data are left out" in corpus.notes
 
 
