@@ -14,6 +14,7 @@ size one tensor is kept and no other is made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,6 +58,13 @@ def token_odds(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return others - wide.gather(1, target).squeeze(1)
 
 
+def row_chunks(logits: torch.Tensor) -> Iterator[slice]:
+    """Rows of logits ``[N, V]``, as many at a time as stay in the cache."""
+    step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    for start in range(0, len(logits), step):
+        yield slice(start, start + step)
+
+
 class _TokenNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -64,9 +72,7 @@ class _TokenNll(torch.autograd.Function):
         nll = torch.empty(len(targets), dtype=wide, device=logits.device)
         needed = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits, dtype=wide) if needed else None
-        step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
-        for start in range(0, len(targets), step):
-            rows = slice(start, start + step)
+        for rows in row_chunks(logits):
             part, target = logits[rows].to(wide), targets[rows, None]
             highest = part.amax(dim=1, keepdim=True)
             out = gradient[rows] if gradient is not None else None

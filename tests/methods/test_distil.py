@@ -12,11 +12,12 @@ from neuropatch.errors import DataError, NeuropatchError, UsageError
 from neuropatch.methods._base import Given, find_method
 from neuropatch.methods._distil.config import DistilConfig
 from neuropatch.methods._distil.crops import with_crops
+from neuropatch.methods._distil.divergence import Target, divergence
 from neuropatch.methods._distil.lookalikes import Lookalikes
 from neuropatch.methods._distil.others import teach_from_others
 from neuropatch.methods._distil.sparsity import largest_changes
 from neuropatch.methods._distil.student import Student
-from neuropatch.methods._distil.targets import Target, divergence, divergences, teach
+from neuropatch.methods._distil.targets import divergences, teach
 from neuropatch.methods._edits import unit_edits
 from neuropatch.methods._samples import behaviour_samples
 from neuropatch.methods.contrast import contrast_of, find_units
@@ -52,6 +53,56 @@ def test_the_divergence_is_that_of_the_merged_outcomes():
     assert (found < whole).all()
     every = teacher.log_softmax(1).topk(8, dim=1)
     assert torch.allclose(divergence(student, Target(every.indices, every.values)), whole)
+
+
+def plain_divergence(logits, tokens, log_probs):
+    """By torch's own gradients, in the precision of the logits."""
+    mine = logits.log_softmax(1)
+    told = (log_probs.exp() * (log_probs - mine.gather(1, tokens))).sum(1)
+    if tokens.shape[1] == logits.shape[1]:
+        return told
+    rest = mine.scatter(1, tokens, -torch.inf).logsumexp(1)
+    left = (1 - log_probs.exp().sum(1)).clamp(min=1e-7)
+    return told + left * (left.log() - rest)
+
+
+# Float32 keeps 6e-8 of each of a few roundings, and of the teacher's log probabilities; bfloat16
+# rounds the gradient twice by 2e-3.
+GRADIENT_TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3}
+
+
+@pytest.mark.parametrize("dtype", list(GRADIENT_TOLERANCE))
+@pytest.mark.parametrize(("shape", "tokens"), [((7, 50), 50), ((7, 50), 4), ((45, 50_000), 128)])
+def test_divergence_and_gradient_are_those_of_float64(dtype, shape, tokens):
+    """45 rows of 50,000 take several chunks, the last of them not full."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = (5 * torch.randn(shape, generator=generator, dtype=torch.float64)).log_softmax(1)
+    top = teacher.topk(tokens, dim=1)
+    logits = (5 * torch.randn(shape, generator=generator)).to(dtype)
+    # Rows that are all but sure of the teacher's first token: the others keep their digits.
+    logits[:3].scatter_(1, top.indices[:3, :1], 40.0)
+    above = torch.rand(shape[0], generator=generator) + 0.5
+    mine = logits.clone().requires_grad_()
+    found = divergence(mine, Target(top.indices, top.values))
+    (found * above).sum().backward()
+    plain = logits.double().requires_grad_()
+    right = plain_divergence(plain, top.indices, top.values)
+    (right * above.double()).sum().backward()
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert mine.grad.dtype == dtype
+    torch.testing.assert_close(found.detach().double(), right.detach(), rtol=1e-6, atol=1e-6)
+    error = (mine.grad.double() - plain.grad).norm() / plain.grad.norm()
+    assert error <= GRADIENT_TOLERANCE[dtype]
+
+
+def test_a_divergence_from_what_has_no_others_is_finite():
+    """A vocabulary of which all but the teacher's tokens are impossible."""
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
+    target = Target(torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]).log())
+    found = divergence(logits, target)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_lessons_are_of_their_samples_and_a_model_does_not_diverge_from_itself(make_inputs):

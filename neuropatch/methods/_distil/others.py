@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from neuropatch.data.pii.tokens import PiiSample
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import DataError
+from neuropatch.methods._distil.divergence import kept, wide
 from neuropatch.methods._distil.lookalikes import Lookalikes
-from neuropatch.methods._distil.targets import Lesson, batches_of, kept, wide
+from neuropatch.methods._distil.targets import Lesson, batches_of
 from neuropatch.models.likelihood import packed_logits
 
 

@@ -1,10 +1,4 @@
-"""What a teacher predicts at the labels of samples, kept small, and the divergence from it.
-
-Of each distribution the ``k`` most likely tokens are kept with their log probabilities, and all
-others together count as one more outcome. Merging outcomes can only lower a divergence (data
-processing inequality), so what is measured is a lower bound of the divergence over the whole
-vocabulary, and exact where ``k`` is the vocabulary.
-"""
+"""What a teacher predicts at the labels of samples, and a model's divergence from it."""
 
 from __future__ import annotations
 
@@ -16,24 +10,9 @@ from torch import Tensor, nn
 
 from neuropatch.data.batching import PackedBatch, longest_first
 from neuropatch.data.tokenize import Sample
+from neuropatch.methods._distil.divergence import Target, divergence, kept, wide
 from neuropatch.models.likelihood import packed_logits
 from neuropatch.models.packing import batches_for
-
-_LEAST = 1e-7
-"""Least probability of the merged outcome: below it float32 sums of the others are 1 anyway."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A teacher's predictions of a sample's ``N`` labels.
-
-    Attributes:
-        tokens: The most likely tokens, int64 ``[N, k]``.
-        log_probs: Their log probabilities, ``[N, k]``.
-    """
-
-    tokens: Tensor
-    log_probs: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,12 +47,6 @@ def teach(
     return [lessons[number] for number in range(len(samples))]
 
 
-def kept(log_probs: Tensor, tokens: int) -> Target:
-    """The most likely tokens of distributions ``[N, vocabulary]``."""
-    best = log_probs.topk(min(tokens, log_probs.shape[1]), dim=1)
-    return Target(best.indices, best.values)
-
-
 def divergences(
     model: nn.Module, lessons: Sequence[Lesson], *, batch_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -100,23 +73,6 @@ def divergences(
         yield numbers, torch.stack([part.mean() for part in found.split(batch.label_counts)])
 
 
-def divergence(logits: Tensor, target: Target) -> Tensor:
-    """``KL(teacher || model)`` over the teacher's tokens and all others as one: ``[N]``, in nats.
-
-    Args:
-        logits: The model's, ``[N, vocabulary]``.
-        target: The teacher's.
-    """
-    mine = wide(logits).log_softmax(1).gather(1, target.tokens)
-    theirs = target.log_probs
-    told = (theirs.exp() * (theirs - mine)).sum(1)
-    if target.tokens.shape[1] == logits.shape[1]:
-        return told
-    my_rest = (1 - mine.exp().sum(1)).clamp(min=_LEAST)
-    their_rest = (1 - theirs.exp().sum(1)).clamp(min=_LEAST)
-    return told + their_rest * (their_rest.log() - my_rest.log())
-
-
 def batches_of(
     model: nn.Module, samples: Sequence[Sample], batch_tokens: int
 ) -> Iterator[tuple[list[int], PackedBatch]]:
@@ -129,8 +85,3 @@ def batches_of(
         numbers = order[start : start + len(batch.label_counts)]
         start += len(numbers)
         yield numbers, batch.to(device)
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Logits in float32 at least."""
-    return logits if logits.dtype == torch.float64 else logits.float()
