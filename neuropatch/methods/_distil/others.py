@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from neuropatch.data.pii.tokens import PiiSample
 from neuropatch.data.tokenize import Sample
 from neuropatch.errors import DataError
-from neuropatch.methods._distil.divergence import kept, wide
+from neuropatch.methods._distil.divergence import kept
 from neuropatch.methods._distil.lookalikes import Lookalikes
-from neuropatch.methods._distil.targets import Lesson, batches_of
-from neuropatch.models.likelihood import packed_logits
+from neuropatch.methods._distil.targets import Lesson, batches_of, log_probs_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _average(
     total: Tensor | None = None
     for _, batch in batches_of(model, samples, batch_tokens):
         # Never as probabilities: the least of them would underflow, and have no logarithm.
-        found = wide(packed_logits(model, batch)).log_softmax(1)
+        found = log_probs_of(model, batch)
         part = found.unflatten(0, (-1, len(secrets[0]))).logsumexp(0)
         total = part if total is None else total.logaddexp(part)
     assert total is not None  # there is a prompt

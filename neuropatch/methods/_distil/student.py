@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,18 @@ import torch
 from torch import Tensor
 
 from neuropatch.attribution.run import frozen
-from neuropatch.data.corpus import Corpus
-from neuropatch.data.pii.corpus import PiiCorpus
-from neuropatch.data.tokenize import Sample, special_prefix
-from neuropatch.errors import ModelError, UsageError
-from neuropatch.methods._base import GENERAL, PII, Inputs
+from neuropatch.errors import ModelError
+from neuropatch.methods._base import Inputs
 from neuropatch.methods._distil.config import DistilConfig
-from neuropatch.methods._distil.crops import with_crops
-from neuropatch.methods._distil.lookalikes import Lookalikes
-from neuropatch.methods._distil.others import teach_from_others
+from neuropatch.methods._distil.course import Subject, precision
 from neuropatch.methods._distil.sparsity import largest_changes
-from neuropatch.methods._distil.targets import Lesson, divergences, teach
-from neuropatch.methods._samples import behaviour_samples
+from neuropatch.methods._distil.targets import Lesson, divergences
 from neuropatch.methods._streams import Streams, mean_length
 from neuropatch.methods._units import UnitSets
 from neuropatch.models.coordinates import MatrixId
 from neuropatch.models.modules import resolve_parameters
 from neuropatch.models.unit_weights import unit_vectors, unit_weight_changes
 from neuropatch.patch.edits import WeightEdit
-from neuropatch.patch.patch import NeuronPatch
 from neuropatch.patch.runtime import to_numpy
 from neuropatch.storage.dtypes import compute_dtype
 
@@ -46,16 +38,18 @@ class Student:
         inputs: Records to forget, and what is kept.
         config: Parameters.
         units: Sorted indices of the units by block.
-        teacher: The patch whose predictions are learned on what is to be forgotten; None for those
-            of other people's prompts.
+        course: What is to be forgotten, and then what is kept.
 
     Raises:
         ModelError: If units' weights lie in no linear layers of their own.
-        UsageError: If there are no records, or no tokenizer.
     """
 
     def __init__(
-        self, inputs: Inputs, config: DistilConfig, units: UnitSets, teacher: NeuronPatch | None
+        self,
+        inputs: Inputs,
+        config: DistilConfig,
+        units: UnitSets,
+        course: tuple[Subject, ...],
     ) -> None:
         self._inputs, self._config, self._units = inputs, config, units
         vectors = unit_vectors(inputs.model, inputs.layout, units)
@@ -66,18 +60,10 @@ class Student:
             for matrix, own in vectors.items()
         }
         self._sizes = _sizes(vectors)
-        self._names: list[str] = []
-        self._weights: list[float] = []
-        sets: list[list[Lesson]] = []
-        for name, corpus, weight in self._data():
-            self._names.append(name)
-            self._weights.append(weight)
-            with self._precision():
-                if name == PII:
-                    sets.append(self._forgetting(teacher))
-                else:
-                    sets.append(self._teach(self._copies(corpus)))
-        self._streams = Streams(tuple(sets), self._counts(sets), inputs.seed)
+        self._names = [subject.name for subject in course]
+        self._weights = [subject.weight for subject in course]
+        sets = tuple(subject.lessons for subject in course)
+        self._streams = Streams(sets, self._counts(sets), inputs.seed)
 
     def train(self) -> list[dict[str, float]]:
         """Take all steps.
@@ -151,71 +137,6 @@ class Student:
                 )
         return tuple(found)
 
-    def _data(self) -> list[tuple[str, Corpus | PiiCorpus, float]]:
-        inputs, config = self._inputs, self._config
-        if inputs.pii is None:
-            raise UsageError("distil forgets records", hint="give Inputs(pii=...)")
-        found: list[tuple[str, Corpus | PiiCorpus, float]] = [(PII, inputs.pii, 1.0)]
-        found += [(name, one, config.retain_weight) for name, one in inputs.retain.items()]
-        if inputs.general is not None:
-            found.append((GENERAL, inputs.general, config.general_weight))
-        return found
-
-    def _forgetting(self, teacher: NeuronPatch | None) -> list[Lesson]:
-        """What is learned on the records to forget."""
-        config, inputs, pii = self._config, self._inputs, self._inputs.pii
-        assert pii is not None  # checked with the rest of the data
-        copies = self._copies(pii)
-        if teacher is not None:
-            with teacher.applied(inputs.model):
-                return self._teach(copies)
-        lookalikes = None
-        if config.teacher == "lookalikes":
-            vocabulary = inputs.layout.signature.dimensions["vocabulary"]
-            lookalikes = Lookalikes(self._tokenizer(), vocabulary)
-        retained = [one for one in inputs.retain.values() if isinstance(one, PiiCorpus)]
-        lessons = teach_from_others(
-            inputs.model,
-            pii.samples,
-            [sample for corpus in retained for sample in corpus.samples],
-            lookalikes=lookalikes,
-            prompts=config.prompts,
-            tokens=config.tokens,
-            batch_tokens=inputs.limits.batch_tokens,
-            seed=inputs.seed,
-        )
-        # A copy lacks some of the prompt, which was exchanged as a whole.
-        return [
-            Lesson(copy, lesson.target)
-            for lesson, mine in zip(lessons, copies, strict=True)
-            for copy in mine
-        ]
-
-    def _copies(self, corpus: Corpus | PiiCorpus) -> list[list[Sample]]:
-        """The samples of a data set, those with personal data each with its crops."""
-        samples: Sequence[Sample] = behaviour_samples(corpus)
-        if not (isinstance(corpus, PiiCorpus) and self._config.crops):
-            return [[sample] for sample in samples]
-        prefix = len(special_prefix(self._tokenizer()))
-        return with_crops(samples, self._config.crops, prefix=prefix, seed=self._inputs.seed)
-
-    def _tokenizer(self) -> Any:
-        if self._inputs.tokenizer is None:
-            raise UsageError(
-                "distil cuts records and exchanges the tokens of secrets, and has no tokenizer",
-                hint="give Inputs(tokenizer=...), or crops=0 and teacher=others",
-            )
-        return self._inputs.tokenizer
-
-    def _teach(self, copies: Sequence[Sequence[Sample]]) -> list[Lesson]:
-        """What the model predicts as it is now."""
-        return teach(
-            self._inputs.model,
-            [sample for mine in copies for sample in mine],
-            tokens=self._config.tokens,
-            batch_tokens=self._inputs.limits.batch_tokens,
-        )
-
     def _counts(self, sets: Sequence[Sequence[Lesson]]) -> tuple[int, ...]:
         """Samples of a step: about as many tokens of each data set, and none of them twice."""
         wanted = self._config.batch_size * mean_length(sets[0])
@@ -231,7 +152,7 @@ class Student:
         sets = np.repeat(np.arange(len(counts)), counts)
         lessons = self._streams.step(step)
         found = np.zeros(len(counts))
-        with self._precision():
+        with precision(self._inputs, self._config):
             batches = divergences(
                 self._inputs.model, lessons, batch_tokens=self._inputs.limits.batch_tokens
             )
@@ -247,11 +168,6 @@ class Student:
                 loss.backward()
                 np.add.at(found, mine, values.detach().double().cpu().numpy())
         return found / counts
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        """Matrix products in bfloat16 where that is asked for; for training only."""
-        device = next(self._inputs.model.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._config.mixed)
 
 
 def _sizes(vectors: dict[MatrixId, Tensor]) -> dict[str, float]:

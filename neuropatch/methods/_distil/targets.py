@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neuropatch.data.batching import PackedBatch, longest_first
 from neuropatch.data.tokenize import Sample
+from neuropatch.errors import ModelError
 from neuropatch.methods._distil.divergence import Target, divergence, kept, wide
 from neuropatch.models.likelihood import packed_logits
 from neuropatch.models.packing import batches_for
@@ -37,14 +38,31 @@ def teach(
 
     Returns:
         A lesson for each sample, in their order.
+
+    Raises:
+        ModelError: If a prediction is not a number.
     """
     lessons: dict[int, Lesson] = {}
     for numbers, batch in batches_of(model, samples, batch_tokens):
-        log_probs = wide(packed_logits(model, batch)).log_softmax(1)
-        parts = log_probs.split(batch.label_counts)
+        parts = log_probs_of(model, batch).split(batch.label_counts)
         for number, own in zip(numbers, parts, strict=True):
             lessons[number] = Lesson(samples[number], kept(own, tokens))
     return [lessons[number] for number in range(len(samples))]
+
+
+def log_probs_of(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Log probabilities at the labels of a batch, ``[labels, vocabulary]``.
+
+    Raises:
+        ModelError: If one is not a number.
+    """
+    found = wide(packed_logits(model, batch)).log_softmax(1)
+    if found.isnan().any():
+        raise ModelError(
+            "the model predicts what is not a number",
+            hint="check its weights, or use --dtype float32",
+        )
+    return found
 
 
 def divergences(
