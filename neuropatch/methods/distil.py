@@ -2,11 +2,9 @@
 
 A method of this toolkit. Units that carry what is to be forgotten carry, as a rule, what others
 have like it: switching them off erases a category, and cannot erase one person. But their weights
-can learn the difference. Nothing of the model is trained but the vectors of a few units: rows of
-``gate`` and ``up``, columns of ``down``. They are those that :mod:`neuropatch.methods.contrast`
-would switch off, or, with ``select=fisher``, those that can learn the most for what it costs
-elsewhere (:mod:`neuropatch.methods._distil.fisher`), which takes fewer steps. Over mini batches
-they minimise
+can learn the difference. Nothing of the model is trained but the vectors of a few units, which
+:mod:`neuropatch.methods.contrast` finds: rows of ``gate`` and ``up``, columns of ``down``. Over
+mini batches they minimise
 
     D(strangers || model; what is to be forgotten)
       + retain_weight  * D(before || model; each data set to retain)
@@ -44,11 +42,10 @@ from neuropatch.errors import UsageError
 from neuropatch.methods._base import Given, Inputs, Localization, Method
 from neuropatch.methods._distil.config import DistilConfig
 from neuropatch.methods._distil.course import make_course
-from neuropatch.methods._distil.fisher import fisher_scores
 from neuropatch.methods._distil.student import Student
 from neuropatch.methods._edits import unit_edits
 from neuropatch.methods._metadata import patch_metadata
-from neuropatch.methods._units import UnitSets, check_units, select_units, unit_blocks
+from neuropatch.methods._units import UnitSets, check_units, unit_blocks
 from neuropatch.methods.contrast import contrast_of, find_units
 from neuropatch.models.coordinates import BlockId
 from neuropatch.models.layout import Layout
@@ -67,20 +64,14 @@ def localize(inputs: Inputs, config: DistilConfig) -> Localization:
         SelectionError: If no unit has a score above 0.
         UsageError: If there are no records, or no tokenizer.
     """
-    contrast: UnitSets = {}
-    if config.uses_contrast:
-        contrast, _ = find_units(contrast_of(inputs, config), config)
+    units, _ = find_units(contrast_of(inputs, config), config)
     metadata = patch_metadata(inputs, METHOD, asdict(config))
     teacher = None
     if config.teacher == "edited":
-        teacher = NeuronPatch(metadata, (), unit_edits(inputs, contrast, config.what()))
-    course = make_course(inputs, config, teacher)
-    units = contrast
-    if config.select == "fisher":
-        units = select_units(fisher_scores(inputs, config, course), config)
-    elif config.select == "random":
-        units = _drawn(contrast, unit_blocks(inputs.layout), inputs.seed)
-    student = Student(inputs, config, units, course)
+        teacher = NeuronPatch(metadata, (), unit_edits(inputs, units, config.what()))
+    if config.select == "random":
+        units = _drawn(units, unit_blocks(inputs.layout), inputs.seed)
+    student = Student(inputs, config, units, make_course(inputs, config, teacher))
     curve = student.train()
     edits = student.edits()
     statistics: dict[str, Any] = {

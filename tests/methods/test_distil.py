@@ -8,13 +8,12 @@ import torch
 
 from neuropatch.data.batching import packed_batches
 from neuropatch.data.tokenize import MaskedSample, Sample
-from neuropatch.errors import DataError, NeuropatchError, UsageError
+from neuropatch.errors import DataError, ModelError, NeuropatchError, UsageError
 from neuropatch.methods._base import Given, find_method
 from neuropatch.methods._distil.config import DistilConfig
 from neuropatch.methods._distil.course import make_course
 from neuropatch.methods._distil.crops import with_crops
 from neuropatch.methods._distil.divergence import Target, divergence
-from neuropatch.methods._distil.fisher import fisher_scores
 from neuropatch.methods._distil.lookalikes import Lookalikes
 from neuropatch.methods._distil.others import teach_from_others
 from neuropatch.methods._distil.sparsity import largest_changes
@@ -22,7 +21,6 @@ from neuropatch.methods._distil.student import Student
 from neuropatch.methods._distil.targets import divergences, teach
 from neuropatch.methods._edits import unit_edits
 from neuropatch.methods._samples import behaviour_samples
-from neuropatch.methods._units import select_units
 from neuropatch.methods.contrast import contrast_of, find_units
 from neuropatch.methods.distil import localize
 from neuropatch.models.coordinates import MatrixId
@@ -127,6 +125,13 @@ def test_lessons_are_of_their_samples_and_a_model_does_not_diverge_from_itself(m
         seen += numbers
         assert values.abs().max() < 1e-12
     assert sorted(seen) == list(range(len(lessons)))
+
+
+def test_a_teacher_whose_predictions_are_no_numbers_is_refused(make_inputs):
+    inputs = make_inputs()
+    inputs.model.lm_head.weight.data[5] = float("inf")
+    with pytest.raises(ModelError, match="not a number"):
+        teach(inputs.model, behaviour_samples(inputs.pii), tokens=4, batch_tokens=20)
 
 
 def test_crops_lose_their_beginning_and_nothing_else():
@@ -247,77 +252,16 @@ def test_the_patch_edits_nothing_but_the_units_and_is_the_same_each_time(make_in
     found = [localize(make_inputs(), QUICK) for _ in range(2)]
     assert encode(found[0].patch) == encode(found[1].patch)
     assert encode(found[0].patch) != encode(localize(make_inputs(seed=1), QUICK).patch)
-    inputs = make_inputs()
-    by_contrast, _ = find_units(contrast_of(inputs, QUICK), QUICK)
-    config = replace(QUICK, select="fisher")
-    by_fisher = select_units(
-        fisher_scores(inputs, config, make_course(inputs, config, None)), config
-    )
-    fisher = [localize(make_inputs(), config) for _ in range(2)]
-    assert encode(fisher[0].patch) == encode(fisher[1].patch)
-    for patch, units in ((found[0].patch, by_contrast), (fisher[0].patch, by_fisher)):
-        assert {edit.matrix.block for edit in patch.weights} == set(units)
-        for edit in patch.weights:
-            index = edit.columns if edit.matrix.role == "down" else edit.rows
-            assert edit.kind == "add"
-            assert set(index.tolist()) == set(units[edit.matrix.block].tolist())
+    units, _ = find_units(contrast_of(make_inputs(), QUICK), QUICK)
+    assert {edit.matrix.block for edit in found[0].patch.weights} == set(units)
+    for edit in found[0].patch.weights:
+        index = edit.columns if edit.matrix.role == "down" else edit.rows
+        assert edit.kind == "add"
+        assert set(index.tolist()) == set(units[edit.matrix.block].tolist())
     lots = localize(make_inputs(), replace(QUICK, select="random"))
     for edit in lots.patch.weights:
         index = edit.columns if edit.matrix.role == "down" else edit.rows
-        assert not set(index.tolist()) & set(by_contrast[edit.matrix.block].tolist())
-
-
-@pytest.mark.parametrize("weights", [(3.0, 2.0), (0.0, 0.0)])
-def test_units_learn_much_for_what_they_cost(make_inputs, make_records, weights):
-    """Whole gradients by autograd, batch by batch of 256 tokens."""
-    inputs = replace(
-        make_inputs(dtype="float64"), retain={"kept": make_records("kept", ["dee = "], ["99-88"])}
-    )
-    retain, general = weights
-    config = replace(QUICK, select="fisher", retain_weight=retain, general_weight=general)
-    config = replace(config, tokens=50, crops=0)
-    course = make_course(inputs, config, None)
-    found = fisher_scores(inputs, config, course)
-    model = inputs.model
-
-    def squares(losses):
-        totals = {}
-        for loss in losses:
-            model.zero_grad()
-            loss.backward()
-            for number, layer in enumerate(model.model.layers):
-                for role in ("gate", "up", "down"):
-                    gradient = getattr(layer.mlp, f"{role}_proj").weight.grad
-                    one = gradient.square().sum(0 if role == "down" else 1)
-                    totals[number, role] = totals.get((number, role), 0) + one / len(losses)
-        model.zero_grad()
-        return totals
-
-    def nll(lessons):
-        (batch,) = packed_batches([one.sample for one in lessons], batch_tokens=256)
-        return packed_losses(model, batch).mean()
-
-    def distance(lesson):
-        ids = torch.tensor([lesson.sample.ids])
-        places = [p for p, one in enumerate(lesson.sample.targets(-1)) if one >= 0]
-        mine = model(input_ids=ids).logits[0].log_softmax(1)[places]
-        theirs = torch.zeros_like(mine).scatter(1, lesson.target.tokens, lesson.target.log_probs)
-        return (theirs.exp() * (theirs - mine)).sum(1).mean()
-
-    model.requires_grad_(True)
-    gains = squares([sum(map(distance, course[0].lessons)) / len(course[0].lessons)])
-    # Less than 256 tokens in all: one batch each.
-    kept = [squares([nll(one.lessons)]) for one in course[1:]]
-    assert [one.name for one in course] == ["pii", "kept", "general"]
-    costs = {key: retain * kept[0][key] + general * kept[1][key] for key in gains}
-    expected = {}
-    for (number, role), gain in gains.items():
-        same = torch.cat([cost for (_, other), cost in costs.items() if other == role])
-        cost = costs[number, role] / same.mean() if same.any() else 0.0
-        expected[number] = expected.get(number, 0) + gain / (1 + cost)
-    assert sorted(block.layer for block in found) == sorted(expected)
-    for block, scores in found.items():
-        np.testing.assert_allclose(scores, expected[block.layer].numpy(), rtol=1e-9)
+        assert not set(index.tolist()) & set(units[edit.matrix.block].tolist())
 
 
 def test_the_largest_changes_are_told_relative_to_the_weights_of_their_role():
@@ -384,7 +328,6 @@ def test_bad_input_is_refused(make_inputs, make_layout):
         ({"density": 0.0}, "density is 0.0"),
         ({"density": 1.5}, "density is 1.5"),
         ({"density": 0.5, "steps": 1}, "steps before and after"),
-        ({"iterations": 3, "select": "fisher"}, "iterations has no effect: select=fisher"),
         # Nothing would be edited by it.
         ({"edit": "scale"}, "--edit scale"),
     ):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from neuropatch.errors import UsageError
-from neuropatch.methods._units import UnitConfig
 from neuropatch.methods.contrast import ContrastConfig
 
-SELECTIONS = ("contrast", "fisher", "random")
+SELECTIONS = ("contrast", "random")
 """How units are chosen."""
-
-CONTRAST_ONLY = tuple(
-    sorted({one.name for one in fields(ContrastConfig)} - {one.name for one in fields(UnitConfig)})
-)
-"""Parameters of the contrast alone."""
 
 TEACHERS = ("lookalikes", "others", "edited")
 """What is learned on the records to forget."""
@@ -22,12 +16,10 @@ TEACHERS = ("lookalikes", "others", "edited")
 
 @dataclass(frozen=True)
 class DistilConfig(ContrastConfig):
-    """Parameters of the distillation, after those of the contrast.
+    """Parameters of the distillation, after those of the contrast that chooses the units.
 
     Attributes:
-        select: How units are chosen: ``contrast``, those of the contrast; ``fisher``, those whose
-            weights can learn the most for what it costs elsewhere; or ``random`` for the control:
-            as many others of the contrast's blocks, drawn by lot.
+        select: ``contrast``, or ``random`` for the control: as many units drawn by lot.
         teacher: What is learned on the records to forget: ``lookalikes``, what the model predicts
             of secrets of the same form, drawn by lot, behind other people's prompts; ``others``,
             of the same secret behind their prompts; or ``edited``, what it predicts with the units
@@ -73,8 +65,6 @@ class DistilConfig(ContrastConfig):
                 raise UsageError(
                     f"{name} is '{getattr(self, name)}'", hint=f"choose {' or '.join(known)}"
                 )
-        if not self.uses_contrast:
-            self._check_contrast()
         if self.teacher != "edited" and (self.edit, self.strength) != ("zero", None):
             raise UsageError(
                 f"distil edits no activations: --edit {self.edit} says what its teacher does to "
@@ -102,18 +92,3 @@ class DistilConfig(ContrastConfig):
             )
         if self.crops < 0:
             raise UsageError(f"crops is {self.crops}", hint="give 0 or more")
-
-    @property
-    def uses_contrast(self) -> bool:
-        """Whether anything depends on the contrast of the data."""
-        return self.select != "fisher" or self.teacher == "edited"
-
-    def _check_contrast(self) -> None:
-        """Refuse parameters that nothing would read."""
-        defaults = {one.name: one.default for one in fields(self)}
-        for name in CONTRAST_ONLY:
-            if getattr(self, name) != defaults[name]:
-                raise UsageError(
-                    f"{name} has no effect: select={self.select} takes no contrast",
-                    hint="leave it out, or add select=contrast",
-                )
