@@ -8,7 +8,7 @@ vocabulary, and exact where ``k`` is the vocabulary.
 Over a large vocabulary the logits of a batch are the largest tensor of a training step. Their
 gradient has a closed form, so it is made together with the divergence, in rows that stay in the
 cache, as :mod:`neuropatch.models.token_nll` does and for its reasons: of the logits' size one
-tensor is kept and no other is made.
+tensor is kept, in their number format, and one is made when it is passed on.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, log_probs: Tensor) -> Tensor:
-        theirs = log_probs.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+        theirs = log_probs.to(torch.promote_types(logits.dtype, torch.float32))
         told = theirs.exp()
         merged = tokens.shape[1] < logits.shape[1]
         left = (1 - told.sum(1)).clamp(min=_LEAST) if merged else torch.zeros_like(told[:, 0])
